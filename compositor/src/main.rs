@@ -1,0 +1,3 @@
+//! Windows of all VMs, borders, prompts, input; parses no Wayland from a VM.
+
+fn main() {}

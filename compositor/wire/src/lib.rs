@@ -1,0 +1,1 @@
+//! Wire between casemate-windows and the compositor: messages, limits, codec; no I/O.

@@ -1,0 +1,1 @@
+//! Qubes policy: parser and evaluator; pure, no I/O, reads no clock.

@@ -1,0 +1,3 @@
+//! The broker: control stream of every VM, policy, prompts, pairing of data streams.
+
+fn main() {}

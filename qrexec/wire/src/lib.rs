@@ -1,0 +1,1 @@
+//! qrexec frames and names; no I/O.

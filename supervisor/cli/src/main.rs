@@ -1,0 +1,3 @@
+//! The command line: everything a person does; keeps no state.
+
+fn main() {}

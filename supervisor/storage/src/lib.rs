@@ -1,0 +1,1 @@
+//! Owned resource: pools, template revisions, volumes and overlays on disk.

@@ -1,0 +1,15 @@
+//! Words: what a VM is called, coloured, made of and doing.
+//!
+//! Every other crate speaks of VMs in these types. They are plain data behind `serde`; nothing here
+//! reads a file, a clock or a socket, and nothing here can be constructed in a wrong state.
+#![deny(missing_docs)]
+
+mod label;
+mod name;
+mod spec;
+mod state;
+
+pub use label::{Label, UnknownLabel};
+pub use name::{InvalidName, VmName};
+pub use spec::{Mebibytes, VmKind, VmSpec};
+pub use state::{VmId, VmState};

@@ -1,0 +1,1 @@
+//! PCI bus, virtio-pci transport and the devices of a workstation VM.

@@ -1,0 +1,3 @@
+//! One VM: KVM, vCPUs, devices, jail; opens no path once jailed.
+
+fn main() {}

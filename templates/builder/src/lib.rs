@@ -1,0 +1,1 @@
+//! Makes template revisions out of recipes.

@@ -1,0 +1,3 @@
+//! Tasks of the repository: cargo xtask demo, test, ci, tidy, lab.
+
+fn main() {}
