@@ -76,7 +76,9 @@ impl fmt::Display for Label {
 
 /// A text that is none of the eight labels.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a label; the labels are red, orange, yellow, green, gray, blue, purple and black")]
+#[error(
+    "'{0}' is not a label; the labels are red, orange, yellow, green, gray, blue, purple and black"
+)]
 pub struct UnknownLabel(pub String);
 
 impl FromStr for Label {

@@ -5,10 +5,12 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 /// Longest name of a VM, in bytes. Keeps names inside the fixed 32-byte fields of old qrexec frames.
-pub const MAX_NAME: usize = 31;
+const MAX_NAME: usize = 31;
 
 /// Words that mean something else in policy files or to the host and so can never name a VM.
-const RESERVED: &[&str] = &["dom0", "default", "anyvm", "adminvm", "dispvm", "none", "host"];
+const RESERVED: &[&str] = &[
+    "dom0", "default", "anyvm", "adminvm", "dispvm", "none", "host",
+];
 
 /// A checked VM name: `[a-zA-Z][a-zA-Z0-9_-]{0,30}`, not a reserved word.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -46,7 +46,8 @@ pub enum Malformed {
 
 /// Encodes a control or launch message.
 pub fn encode<T: serde::Serialize>(message: &T) -> Vec<u8> {
-    serde_json::to_vec(message).expect("types of this crate have string keys and no failing serializer")
+    serde_json::to_vec(message)
+        .expect("types of this crate have string keys and no failing serializer")
 }
 
 /// Decodes a message of at most `max` bytes.
@@ -55,7 +56,10 @@ pub fn encode<T: serde::Serialize>(message: &T) -> Vec<u8> {
 /// [`Malformed`] when it is too long or not of the type asked for.
 pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, Malformed> {
     if bytes.len() > max {
-        return Err(Malformed::TooLong { len: bytes.len(), max });
+        return Err(Malformed::TooLong {
+            len: bytes.len(),
+            max,
+        });
     }
     Ok(serde_json::from_slice(bytes)?)
 }

@@ -102,11 +102,20 @@ mod tests {
 
     #[test]
     fn bytes_and_message_agree() {
-        for message in [LinkMessage::Offer { port: 513 }, LinkMessage::Withdraw { port: u32::MAX }] {
+        for message in [
+            LinkMessage::Offer { port: 513 },
+            LinkMessage::Withdraw { port: u32::MAX },
+        ] {
             assert_eq!(LinkMessage::decode(&message.encode()), Ok(message));
         }
-        assert_eq!(LinkMessage::decode(&[1, 0, 0]), Err(MalformedLink::Length(3)));
-        assert_eq!(LinkMessage::decode(&[9, 0, 0, 0, 0, 0, 0, 0]), Err(MalformedLink::Operation(9)));
+        assert_eq!(
+            LinkMessage::decode(&[1, 0, 0]),
+            Err(MalformedLink::Length(3))
+        );
+        assert_eq!(
+            LinkMessage::decode(&[9, 0, 0, 0, 0, 0, 0, 0]),
+            Err(MalformedLink::Operation(9))
+        );
     }
 
     #[test]

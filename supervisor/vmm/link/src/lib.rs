@@ -12,8 +12,9 @@ use std::{
 };
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
 };
 
 /// Most descriptors beside one message; a sender of more loses them.
@@ -65,7 +66,12 @@ impl PacketSocket {
     /// # Errors
     /// The kernel's, when out of descriptors.
     pub fn pair() -> io::Result<(Self, Self)> {
-        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (a, b) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
         Ok((Self(a), Self(b)))
     }
 
@@ -76,10 +82,16 @@ impl PacketSocket {
     pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors))
+        {
             return Err(Error::Truncated);
         }
-        sendmsg(&self.0, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        sendmsg(
+            &self.0,
+            &[io::IoSlice::new(bytes)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        )?;
         Ok(())
     }
 
@@ -105,7 +117,10 @@ impl PacketSocket {
             })
             .flatten()
             .collect::<Vec<OwnedFd>>();
-        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        if received
+            .flags
+            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+        {
             return Err(Error::Truncated);
         }
         if received.bytes == 0 && descriptors.is_empty() {
@@ -159,7 +174,11 @@ mod tests {
         drop(packet);
         let mut buffer = [0; 4];
         assert_eq!(rustix::io::read(&reader, &mut buffer).unwrap(), 1);
-        assert_eq!(rustix::io::read(&reader, &mut buffer).unwrap(), 0, "no copy of the descriptor was left open");
+        assert_eq!(
+            rustix::io::read(&reader, &mut buffer).unwrap(),
+            0,
+            "no copy of the descriptor was left open"
+        );
     }
 
     #[test]
