@@ -14,6 +14,10 @@ use nix::{
 use crate::StoreError;
 
 /// Takes the write lock of a whole file without waiting.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the two constants are 0 and 1; libc gives them as int"
+)]
 pub(crate) fn lock_exclusive(file: &File, path: &Path) -> Result<(), StoreError> {
     let whole = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
