@@ -61,7 +61,7 @@ pub fn build(
         progress(Progress {
             phase: phase.to_owned(),
             fraction: Some(fraction),
-        })
+        });
     };
     at("fetching the kernel", 0.0);
     let kernel = fetch_kernel(&options.cache)?;
