@@ -27,7 +27,7 @@ pub struct Launch {
     pub disks: Vec<Disk>,
     /// Descriptor of the window memory: a sealed memfd, a power of two and a multiple of 1 MiB long.
     pub window_memory: Option<i32>,
-    /// Descriptor of the console ring log, read-write (see `casemate_vmm_control::launch`'s docs in storage).
+    /// Descriptor of the console log, read-write; its format is [`crate::ring_log`].
     pub console_log: i32,
     /// Descriptor of the bound, listening control socket (`SOCK_SEQPACKET`).
     pub control: i32,

@@ -17,10 +17,11 @@
 mod control;
 mod launch;
 mod link;
+pub mod ring_log;
 
 pub use control::{Action, Event, Phase, StopReason};
 pub use launch::{Disk, DiskFormat, Launch, LaunchLink};
-pub use link::{LinkKind, LinkMessage, MalformedLink};
+pub use link::{LinkKind, LinkMessage, MAX_OFFERS, MalformedLink};
 
 /// Longest message on the control socket, in bytes: a hostile vmm cannot make the supervisor allocate more.
 pub const MAX_CONTROL: usize = 4096;
