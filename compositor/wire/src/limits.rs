@@ -44,3 +44,9 @@ pub const MAX_MESSAGES_PER_SECOND: u32 = 20_000;
 
 /// Most keys reported as held in [`crate::ToGuest::KeyEnter`].
 pub const MAX_HELD_KEYS: usize = 16;
+
+/// Longest keymap text in bytes; far above any real one (64 KiB), and below [`MAX_TO_GUEST`].
+pub const MAX_KEYMAP: usize = 100 * 1024;
+
+/// Largest Linux input code (`KEY_MAX`).
+pub const MAX_CODE: u16 = 767;
