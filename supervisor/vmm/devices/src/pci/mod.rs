@@ -1,7 +1,24 @@
 //! PCI bus 0: configuration space, the root with its two access mechanisms, MSI-X.
 //!
 //! No bridges, no multi-function devices, no I/O BARs, no INTx: 31 functions beside the host bridge are enough.
+//!
+//! A vmm makes a [`PciRoot`] over its memory bus, adds functions, and puts [`Ecam`] on the memory bus and
+//! [`ConfigPorts`] on the port bus. From then on BARs follow what the guest writes.
 
+mod access;
+mod configuration;
+mod function;
 mod host;
+mod host_bridge;
+mod msix;
+mod root;
 
+pub use access::{ConfigPorts, Ecam};
+pub use configuration::{BarIndex, Configuration, ConfigurationError, Identity};
+pub use function::PciFunction;
 pub use host::{MsiMessage, MsiRouter, NotifyRegistrar, RouteId};
+pub use msix::{MAX_VECTORS, Msix, NO_VECTOR};
+pub use root::{PciError, PciRoot, Slot};
+
+/// PCI vendor number of the functions that only Casemate has ("CC").
+pub const VENDOR_CASEMATE: u16 = 0x4343;

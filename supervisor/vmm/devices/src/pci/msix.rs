@@ -1,0 +1,466 @@
+//! MSI-X of one function (PCI 3.0, 6.8.2): table, pending bits, masks.
+//!
+//! Shared by vCPU threads, which program it, and loop threads, which signal it. A vector that is masked when it is
+//! signalled becomes pending and is sent when it is unmasked; nothing is lost and nothing is sent twice.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use tracing::warn;
+
+use super::{Configuration, ConfigurationError, MsiMessage, MsiRouter, RouteId};
+use crate::lock;
+
+/// Most vectors of a function: the table stays in one page.
+pub const MAX_VECTORS: u16 = 256;
+
+/// What virtio writes for "no vector".
+pub const NO_VECTOR: u16 = 0xffff;
+
+/// Number of the capability.
+const CAPABILITY: u8 = 0x11;
+
+const CONTROL_ENABLE: u16 = 1 << 15;
+const CONTROL_FUNCTION_MASK: u16 = 1 << 14;
+
+/// Bytes of a table entry: address low and high, data, vector control.
+const ENTRY: u64 = 16;
+const VECTOR_MASKED: u32 = 1;
+
+struct Vector {
+    route: RouteId,
+    message: MsiMessage,
+    masked: bool,
+    pending: bool,
+    /// What the router knows; unlike `message` while the guest programs, or when the router refused it.
+    routed: Option<MsiMessage>,
+}
+
+#[derive(Default)]
+struct State {
+    enabled: bool,
+    function_masked: bool,
+    vectors: Vec<Vector>,
+}
+
+/// MSI-X state of one function.
+pub struct Msix {
+    router: Arc<dyn MsiRouter>,
+    state: Mutex<State>,
+}
+
+impl fmt::Debug for Msix {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Msix").finish_non_exhaustive()
+    }
+}
+
+impl Msix {
+    /// State with `count` vectors (1 to [`MAX_VECTORS`]), all masked, with a route each.
+    ///
+    /// # Errors
+    /// When `count` is out of range or the router has no more routes.
+    pub fn new(router: Arc<dyn MsiRouter>, count: u16) -> io::Result<Self> {
+        if count == 0 || count > MAX_VECTORS {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{count} MSI-X vectors, possible are 1 to {MAX_VECTORS}"),
+            ));
+        }
+        let vectors = (0..count)
+            .map(|_| {
+                Ok(Vector {
+                    route: router.allocate()?,
+                    message: MsiMessage::default(),
+                    masked: true,
+                    pending: false,
+                    routed: None,
+                })
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            router,
+            state: Mutex::new(State {
+                vectors,
+                ..State::default()
+            }),
+        })
+    }
+
+    /// Adds the capability that points at table and pending bits in `bar`; returns where its control register is.
+    ///
+    /// # Errors
+    /// [`ConfigurationError`] when there is no room.
+    pub fn add_capability(
+        &self,
+        configuration: &mut Configuration,
+        bar: super::BarIndex,
+        table: u32,
+        pending: u32,
+    ) -> Result<u16, ConfigurationError> {
+        let size = u16::try_from(self.len().saturating_sub(1)).unwrap_or(0);
+        let bar = u32::from(bar.number());
+        let mut body = size.to_le_bytes().to_vec();
+        body.extend_from_slice(&(table | bar).to_le_bytes());
+        body.extend_from_slice(&(pending | bar).to_le_bytes());
+        let writable = (CONTROL_ENABLE | CONTROL_FUNCTION_MASK).to_le_bytes();
+        let at = configuration.add_capability(CAPABILITY, &body, &writable)?;
+        Ok(u16::from(at).saturating_add(2))
+    }
+
+    /// Number of vectors.
+    pub fn len(&self) -> usize {
+        lock(&self.state).vectors.len()
+    }
+
+    /// Never: there is at least one vector.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The control register was written: enable and function mask.
+    pub fn set_control(&self, control: u16) {
+        let mut state = lock(&self.state);
+        state.enabled = control & CONTROL_ENABLE != 0;
+        state.function_masked = control & CONTROL_FUNCTION_MASK != 0;
+        if state.delivers() {
+            for vector in &mut state.vectors {
+                vector.settle(self.router.as_ref());
+            }
+        }
+    }
+
+    /// Reads from the table; accesses other than aligned 4 or 8 bytes, and entries there are not, stay as they are.
+    pub fn read_table(&self, offset: u64, data: &mut [u8]) {
+        let state = lock(&self.state);
+        for (offset, place) in double_words(offset, data) {
+            if let Some(vector) = state.vectors.get(index(offset)) {
+                place.copy_from_slice(&vector.read(offset).to_le_bytes());
+            }
+        }
+    }
+
+    /// Writes to the table; other accesses than aligned 4 or 8 bytes, and to entries there are not, are ignored.
+    pub fn write_table(&self, offset: u64, data: &[u8]) {
+        let mut data = data.to_vec();
+        let mut state = lock(&self.state);
+        let delivers = state.delivers();
+        let mut last = None;
+        for (offset, value) in double_words(offset, &mut data) {
+            let value = u32::from_le_bytes(*value);
+            if let Some(vector) = state.vectors.get_mut(index(offset)) {
+                vector.write(offset, value);
+                last = Some(index(offset));
+            }
+        }
+        // Both halves of an 8-byte access are in one entry.
+        if let Some(vector) = last.and_then(|last| state.vectors.get_mut(last))
+            && delivers
+        {
+            vector.settle(self.router.as_ref());
+        }
+    }
+
+    /// Reads pending bits; same accesses as the table. Writes to them are ignored by whoever has the BAR.
+    pub fn read_pending(&self, offset: u64, data: &mut [u8]) {
+        let state = lock(&self.state);
+        for (offset, place) in double_words(offset, data) {
+            let first = usize::try_from(offset)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(8);
+            let bits = (0u32..32)
+                .zip(state.vectors.iter().skip(first))
+                .filter(|(_, vector)| vector.pending)
+                .fold(0u32, |bits, (bit, _)| bits | 1u32.wrapping_shl(bit));
+            *place = bits.to_le_bytes();
+        }
+    }
+
+    /// Sends the interrupt of a vector, or keeps it pending while masked. A vector that does not exist, and any vector
+    /// while MSI-X is disabled, is silent: there is no INTx to fall back on.
+    pub fn signal(&self, vector: u16) {
+        let mut state = lock(&self.state);
+        if !state.enabled {
+            return;
+        }
+        let delivers = state.delivers();
+        if let Some(vector) = state.vectors.get_mut(usize::from(vector)) {
+            vector.pending = true;
+            if delivers {
+                vector.settle(self.router.as_ref());
+            }
+        }
+    }
+}
+
+impl State {
+    fn delivers(&self) -> bool {
+        self.enabled && !self.function_masked
+    }
+}
+
+impl Vector {
+    /// Brings the route up to date and sends what is pending, unless masked. The function delivers.
+    fn settle(&mut self, router: &dyn MsiRouter) {
+        if self.masked {
+            return;
+        }
+        if self.routed != Some(self.message) {
+            match router.update(self.route, self.message) {
+                Ok(()) => self.routed = Some(self.message),
+                Err(error) => {
+                    warn!(route = self.route.0, %error, "interrupt route was refused");
+                    // Silent until it is programmed anew: a retry per signal would hammer the kernel.
+                    self.masked = true;
+                    return;
+                }
+            }
+        }
+        if std::mem::take(&mut self.pending) {
+            router.trigger(self.route);
+        }
+    }
+
+    fn read(&self, offset: u64) -> u32 {
+        match offset % ENTRY {
+            0 => low(self.message.address),
+            4 => low(self.message.address >> 32),
+            8 => self.message.data,
+            _ => u32::from(self.masked),
+        }
+    }
+
+    fn write(&mut self, offset: u64, value: u32) {
+        let address = &mut self.message.address;
+        match offset % ENTRY {
+            0 => *address = (*address & !0xffff_ffff) | u64::from(value & !0b11),
+            4 => *address = (*address & 0xffff_ffff) | (u64::from(value) << 32),
+            8 => self.message.data = value,
+            _ => self.masked = value & VECTOR_MASKED != 0,
+        }
+    }
+}
+
+fn low(value: u64) -> u32 {
+    let [b0, b1, b2, b3, ..] = value.to_le_bytes();
+    u32::from_le_bytes([b0, b1, b2, b3])
+}
+
+fn index(offset: u64) -> usize {
+    usize::try_from(offset / ENTRY).unwrap_or(usize::MAX)
+}
+
+/// The 32-bit parts of an access, with their offsets; none when the access is not of aligned 4 or 8 bytes.
+fn double_words(offset: u64, data: &mut [u8]) -> impl Iterator<Item = (u64, &mut [u8; 4])> {
+    let len = data.len();
+    let good =
+        matches!(len, 4 | 8) && u64::try_from(len).is_ok_and(|len| offset.is_multiple_of(len));
+    let (parts, _) = data.as_chunks_mut::<4>();
+    let parts = if good { parts } else { &mut [] };
+    let mut next = offset;
+    parts.iter_mut().map(move |part| {
+        let offset = next;
+        next = next.saturating_add(4);
+        (offset, part)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeRouter;
+
+    const ENABLE: u16 = CONTROL_ENABLE;
+    const BOTH: u16 = CONTROL_ENABLE | CONTROL_FUNCTION_MASK;
+    const MESSAGE: MsiMessage = MsiMessage {
+        address: 0xfee0_1000,
+        data: 0x41,
+    };
+
+    #[derive(Clone, Copy, Debug)]
+    enum Op {
+        Control(u16),
+        /// Entry, address and data; the mask stays.
+        Program(u64, MsiMessage),
+        Mask(u64),
+        Unmask(u64),
+        Signal(u16),
+    }
+    use Op::*;
+
+    fn apply(msix: &Msix, op: Op) {
+        match op {
+            Control(control) => msix.set_control(control),
+            Program(entry, message) => {
+                msix.write_table(entry * 16, &message.address.to_le_bytes());
+                msix.write_table(entry * 16 + 8, &message.data.to_le_bytes());
+            }
+            Mask(entry) => msix.write_table(entry * 16 + 12, &[1, 0, 0, 0]),
+            Unmask(entry) => msix.write_table(entry * 16 + 12, &[0; 4]),
+            Signal(vector) => msix.signal(vector),
+        }
+    }
+
+    fn pending(msix: &Msix) -> u64 {
+        let mut bits = [0; 8];
+        msix.read_pending(0, &mut bits);
+        u64::from_le_bytes(bits)
+    }
+
+    /// Runs operations on three vectors; compares interrupts sent (vector, message) and pending bits.
+    fn check(ops: &[Op], sent: &[u32], still_pending: u64) {
+        let router = FakeRouter::new();
+        let msix = Msix::new(router.clone(), 3).expect("three vectors");
+        for op in ops {
+            apply(&msix, *op);
+        }
+        let expected: Vec<_> = sent.iter().map(|route| (*route, MESSAGE)).collect();
+        assert_eq!(router.sent(), expected, "{ops:?}");
+        assert_eq!(pending(&msix), still_pending, "{ops:?}");
+    }
+
+    #[test]
+    fn a_signal_is_sent_once_or_stays_pending() {
+        let p = |entry| Program(entry, MESSAGE);
+        for (ops, sent, still_pending) in [
+            (&[Signal(0)][..], &[][..], 0),
+            (&[Control(ENABLE), Signal(0)], &[], 0b1),
+            (&[Control(ENABLE), p(0), Signal(0)], &[], 0b1),
+            (&[Control(ENABLE), p(0), Unmask(0), Signal(0)], &[0], 0),
+            (&[p(1), Unmask(1), Control(ENABLE), Signal(1)], &[1], 0),
+            (&[p(1), Unmask(1), Control(BOTH), Signal(1)], &[], 0b10),
+            (
+                &[p(1), Unmask(1), Control(BOTH), Signal(1), Control(ENABLE)],
+                &[1],
+                0,
+            ),
+            (
+                &[p(2), Control(ENABLE), Signal(2), Signal(2), Unmask(2)],
+                &[2],
+                0,
+            ),
+            (
+                &[
+                    p(2),
+                    Control(ENABLE),
+                    Unmask(2),
+                    Signal(2),
+                    Mask(2),
+                    Signal(2),
+                ],
+                &[2],
+                0b100,
+            ),
+            (
+                &[
+                    p(0),
+                    Control(ENABLE),
+                    Unmask(0),
+                    Control(0),
+                    Signal(0),
+                    Control(ENABLE),
+                ],
+                &[],
+                0,
+            ),
+            (&[Control(ENABLE), Signal(3), Signal(NO_VECTOR)], &[], 0),
+            (
+                &[
+                    Control(ENABLE),
+                    p(3),
+                    Unmask(3),
+                    Unmask(u64::from(u32::MAX)),
+                ],
+                &[],
+                0,
+            ),
+        ] {
+            check(ops, sent, still_pending);
+        }
+    }
+
+    #[test]
+    fn routes_are_updated_only_when_they_change() {
+        let router = FakeRouter::new();
+        let msix = Msix::new(router.clone(), 3).expect("three vectors");
+        let other = MsiMessage {
+            address: 0xfee0_2000,
+            data: 0x42,
+        };
+        for (op, updates) in [
+            (Control(ENABLE), 0),
+            (Program(0, MESSAGE), 0),
+            (Unmask(0), 1),
+            (Signal(0), 1),
+            (Mask(0), 1),
+            (Unmask(0), 1),
+            (Mask(0), 1),
+            (Program(0, other), 1),
+            (Unmask(0), 2),
+        ] {
+            apply(&msix, op);
+            assert_eq!(router.updates(), updates, "{op:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_route_is_silent_until_it_is_programmed_again() {
+        let router = FakeRouter::new();
+        let msix = Msix::new(router.clone(), 1).expect("one vector");
+        router.refuse(true);
+        for op in [
+            Control(ENABLE),
+            Program(0, MESSAGE),
+            Unmask(0),
+            Signal(0),
+            Signal(0),
+        ] {
+            apply(&msix, op);
+        }
+        assert_eq!((router.sent(), router.updates()), (vec![], 1));
+        router.refuse(false);
+        apply(&msix, Unmask(0));
+        assert_eq!(router.sent(), [(0, MESSAGE)]);
+    }
+
+    #[test]
+    fn only_aligned_accesses_of_4_and_8_bytes_count() {
+        let router = FakeRouter::new();
+        let msix = Msix::new(router, 3).expect("three vectors");
+        for (offset, len, counts) in [
+            (0, 4, true),
+            (0, 8, true),
+            (8, 4, true),
+            (0, 1, false),
+            (0, 2, false),
+            (0, 3, false),
+            (2, 4, false),
+            (4, 8, false),
+            (0, 16, false),
+            (0, 0, false),
+            (48, 4, false),
+            (44, 8, false),
+            (u64::MAX - 7, 8, false),
+            (u64::MAX, 4, false),
+        ] {
+            let written = vec![0x74; len];
+            msix.write_table(offset, &written);
+            let mut read = vec![0x55; len];
+            msix.read_table(offset, &mut read);
+            assert_eq!(read == written && len > 0, counts, "{offset:#x} {len}");
+            if counts {
+                msix.write_table(offset, &vec![0; len]);
+            } else {
+                assert_eq!(read, vec![0x55; len], "untouched {offset:#x} {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_vectors_is_bounded() {
+        for (count, good) in [(0, false), (1, true), (256, true), (257, false)] {
+            assert_eq!(Msix::new(FakeRouter::new(), count).is_ok(), good, "{count}");
+        }
+    }
+}

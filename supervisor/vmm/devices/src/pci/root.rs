@@ -1,0 +1,252 @@
+//! The root of bus 0: which function is in which slot, and where its BARs are decoded.
+//!
+//! After every configuration write the root compares where the function's BARs should be with where they are, and
+//! moves them on the memory bus. A BAR that the guest puts outside the PCI windows, or over another device, is not
+//! decoded: memory, interrupt controllers and configuration space cannot be shadowed.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use tracing::debug;
+
+use super::host_bridge::HostBridge;
+use super::{BarIndex, PciFunction};
+use crate::bus::{Bus, BusDevice};
+use crate::lock;
+
+/// Functions on the bus, the host bridge included.
+const SLOTS: usize = 32;
+
+/// Bytes of configuration space that functions have.
+const HEADER: u16 = 256;
+
+/// A device number on bus 0: 1 to 31.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slot(u8);
+
+impl Slot {
+    /// The device number, as in the guest's `00:NN.0`.
+    pub fn number(self) -> u8 {
+        self.0
+    }
+}
+
+/// Why a function was not added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PciError {
+    /// All 31 slots are taken.
+    #[error("no free slot on PCI bus 0")]
+    NoSlot,
+    /// The window cannot hold another BAR.
+    #[error("no room for a BAR of {len:#x} bytes in the PCI window")]
+    NoRoom {
+        /// Length of the BAR.
+        len: u64,
+    },
+}
+
+/// One BAR on the memory bus.
+struct BarAccess {
+    function: Arc<Mutex<dyn PciFunction>>,
+    bar: BarIndex,
+}
+
+impl BusDevice for BarAccess {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        lock(&self.function).bar_read(self.bar, offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        lock(&self.function).bar_write(self.bar, offset, data);
+    }
+}
+
+struct PlacedBar {
+    bar: BarIndex,
+    len: u64,
+    access: Arc<Mutex<BarAccess>>,
+    /// What configuration space asked for when it was last looked at, and whether the bus took it.
+    wanted: Option<u64>,
+    decoded: bool,
+}
+
+struct Occupied {
+    function: Arc<Mutex<dyn PciFunction>>,
+    bars: Vec<PlacedBar>,
+}
+
+struct Slots {
+    occupied: Vec<Occupied>,
+    /// First free address of the window from which BARs are placed.
+    next: u64,
+}
+
+/// PCI bus 0.
+pub struct PciRoot {
+    memory_bus: Arc<Bus>,
+    windows: Vec<Range<u64>>,
+    slots: Mutex<Slots>,
+}
+
+impl fmt::Debug for PciRoot {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("PciRoot")
+            .field("windows", &self.windows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PciRoot {
+    /// A bus with only the host bridge. `windows` are the guest addresses where BARs may be, as told to the guest in
+    /// ACPI; new functions get places in the last one. No window may touch guest memory or a fixed device.
+    pub fn new(memory_bus: Arc<Bus>, windows: Vec<Range<u64>>) -> Self {
+        let next = windows.last().map_or(0, |window| window.start);
+        let bridge = Occupied {
+            function: Arc::new(Mutex::new(HostBridge::new())),
+            bars: Vec::new(),
+        };
+        Self {
+            memory_bus,
+            windows,
+            slots: Mutex::new(Slots {
+                occupied: vec![bridge],
+                next,
+            }),
+        }
+    }
+
+    /// Puts a function into the next free slot and gives its BARs addresses. Decoding is off until the guest enables it.
+    ///
+    /// # Errors
+    /// [`PciError`] when slots or addresses are used up.
+    pub fn add(&self, function: Arc<Mutex<dyn PciFunction>>) -> Result<Slot, PciError> {
+        let mut slots = lock(&self.slots);
+        let number = slots.occupied.len();
+        if number >= SLOTS {
+            return Err(PciError::NoSlot);
+        }
+        let slot = Slot(u8::try_from(number).map_err(|_| PciError::NoSlot)?);
+        let end = self.windows.last().map_or(0, |window| window.end);
+        let mut bars = Vec::new();
+        for bar in BarIndex::ALL {
+            let mut held = lock(&function);
+            let Some(len) = held.configuration().bar_len(bar) else {
+                continue;
+            };
+            let address = slots
+                .next
+                .checked_next_multiple_of(len)
+                .ok_or(PciError::NoRoom { len })?;
+            let after = address
+                .checked_add(len)
+                .filter(|after| *after <= end)
+                .ok_or(PciError::NoRoom { len })?;
+            held.configuration().place_bar(bar, address);
+            slots.next = after;
+            let function = Arc::clone(&function);
+            bars.push(PlacedBar {
+                bar,
+                len,
+                access: Arc::new(Mutex::new(BarAccess { function, bar })),
+                wanted: None,
+                decoded: false,
+            });
+        }
+        slots.occupied.push(Occupied { function, bars });
+        Ok(slot)
+    }
+
+    /// Reads configuration space of a function, given as device number and function number in one byte.
+    /// What is not there, or not an aligned access of 1, 2 or 4 bytes, reads as all ones.
+    pub(super) fn config_read(&self, function: u8, register: u16, data: &mut [u8]) {
+        data.fill(0xff);
+        if !is_access(register, data.len()) {
+            return;
+        }
+        let slots = lock(&self.slots);
+        let Some(occupied) = device(function).and_then(|device| slots.occupied.get(device)) else {
+            return;
+        };
+        if register >= HEADER {
+            // An extended capability list that is empty.
+            data.fill(0);
+            return;
+        }
+        lock(&occupied.function).config_read(register, data);
+    }
+
+    /// Writes configuration space and moves BARs if that is what was written.
+    pub(super) fn config_write(&self, function: u8, register: u16, data: &[u8]) {
+        if !is_access(register, data.len()) || register >= HEADER {
+            return;
+        }
+        let mut slots = lock(&self.slots);
+        let Some(occupied) = device(function).and_then(|device| slots.occupied.get_mut(device))
+        else {
+            return;
+        };
+        let mut function = lock(&occupied.function);
+        function.config_write(register, data);
+        // First out, then in: two BARs of a function may change places.
+        for placed in &mut occupied.bars {
+            let wanted = function.configuration().decoded(placed.bar);
+            if wanted != placed.wanted {
+                self.take_away(placed, &mut *function);
+            }
+        }
+        for placed in &mut occupied.bars {
+            let wanted = function.configuration().decoded(placed.bar);
+            if wanted != placed.wanted {
+                placed.wanted = wanted;
+                self.place(placed, &mut *function);
+            }
+        }
+    }
+
+    fn take_away(&self, placed: &mut PlacedBar, function: &mut dyn PciFunction) {
+        if placed.decoded
+            && let Some(address) = placed.wanted
+        {
+            self.memory_bus.remove(address);
+            placed.decoded = false;
+            function.bar_moved(placed.bar, None);
+        }
+    }
+
+    fn place(&self, placed: &mut PlacedBar, function: &mut dyn PciFunction) {
+        let Some(address) = placed.wanted else {
+            return;
+        };
+        let fits = |window: &Range<u64>| {
+            address >= window.start
+                && address
+                    .checked_add(placed.len)
+                    .is_some_and(|end| end <= window.end)
+        };
+        if !self.windows.iter().any(fits) {
+            debug!(bar = ?placed.bar, address, "BAR outside the PCI windows is not decoded");
+            return;
+        }
+        let access = Arc::clone(&placed.access);
+        if let Err(error) = self.memory_bus.insert(address, placed.len, access) {
+            debug!(bar = ?placed.bar, %error, "BAR over another device is not decoded");
+            return;
+        }
+        placed.decoded = true;
+        function.bar_moved(placed.bar, Some(address));
+    }
+}
+
+/// Whether this is an access that configuration space has: 1, 2 or 4 bytes, aligned.
+fn is_access(register: u16, len: usize) -> bool {
+    matches!(len, 1 | 2 | 4) && usize::from(register).is_multiple_of(len)
+}
+
+/// The index of the device whose function 0 is meant; other functions do not exist.
+fn device(function: u8) -> Option<usize> {
+    function
+        .is_multiple_of(8)
+        .then(|| usize::from(function >> 3))
+}
