@@ -34,6 +34,19 @@ pub struct Activation {
     pub features: u64,
 }
 
+impl Activation {
+    /// The queues as an array.
+    ///
+    /// # Errors
+    /// [`ActivateError::Queues`] when there are not `N`: a bug of the transport or the device.
+    pub fn queues_exactly<const N: usize>(self) -> Result<[ActiveQueue; N], ActivateError> {
+        let got = self.queues.len();
+        self.queues
+            .try_into()
+            .map_err(|_| ActivateError::Queues { got, expected: N })
+    }
+}
+
 /// A device could not start; the transport reports DEVICE_NEEDS_RESET.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivateError {
