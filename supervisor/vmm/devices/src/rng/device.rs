@@ -1,0 +1,212 @@
+//! The device: takes chains, fills them, waits when the bucket is empty.
+
+use std::io;
+use std::time::Duration;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use tracing::{debug, error};
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use vm_memory::Bytes;
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::{Bucket, Clock};
+use crate::event_loop::{Interest, Ready, Registrar};
+use crate::virtio::{
+    ActivateError, Activation, ActiveQueue, Chain, MAX_QUEUE_SIZE, Memory, QueueError, VirtioDevice,
+};
+
+/// Most bytes for one request: a guest that asks for 4 GiB gets these, and a second turn like everyone.
+pub const MAX_REQUEST: usize = 64 * 1024;
+
+/// Bytes at once and per second: a guest cannot spend the host's processor on random bytes.
+const BURST: u64 = 256 * 1024;
+const PER_SECOND: u64 = 1024 * 1024;
+
+/// How long to wait when the bucket is empty: about 10 KiB.
+const REFILL: Duration = Duration::from_millis(10);
+
+const QUEUE_SIZES: [u16; 1] = [64];
+
+const KICK: u32 = 0;
+const TIMER: u32 = 1;
+
+#[derive(Debug)]
+struct Active {
+    memory: Memory,
+    queue: ActiveQueue,
+}
+
+/// The device.
+#[derive(Debug)]
+pub struct Rng {
+    clock: Box<dyn Clock>,
+    bucket: Bucket,
+    /// Wakes the device when the bucket has something again.
+    timer: TimerFd,
+    active: Option<Active>,
+}
+
+/// Why a turn ended.
+enum Turn {
+    Empty,
+    /// There may be more, but others come first.
+    BudgetSpent,
+    /// There is more, but not now.
+    OutOfTokens,
+}
+
+impl Rng {
+    /// A device that measures its rate with `clock`.
+    ///
+    /// # Errors
+    /// When the kernel gives no timer.
+    pub fn new(clock: Box<dyn Clock>) -> io::Result<Self> {
+        Ok(Self {
+            bucket: Bucket::new(BURST, PER_SECOND, clock.now()),
+            clock,
+            timer: TimerFd::new()?,
+            active: None,
+        })
+    }
+
+    fn turn(&mut self, active: &mut Active) -> Result<Turn, QueueError> {
+        let Active { memory, queue } = active;
+        let mut turn = Turn::BudgetSpent;
+        for _ in 0..queue.budget() {
+            let Some(chain) = queue.pop(memory)? else {
+                turn = Turn::Empty;
+                break;
+            };
+            let head = chain.head_index();
+            let room = room(chain.clone());
+            let tokens = self.bucket.take(u64::from(room), self.clock.now());
+            if tokens == 0 && room > 0 {
+                queue.put_back();
+                turn = Turn::OutOfTokens;
+                break;
+            }
+            let written = u32::try_from(tokens).map_or(0, |len| fill(memory, chain, len));
+            queue.complete(memory, head, written)?;
+        }
+        queue.notify(memory)?;
+        // With event indexes the driver kicks only past the index set here.
+        if matches!(turn, Turn::Empty) && queue.rearm(memory)? {
+            turn = Turn::BudgetSpent;
+        }
+        Ok(turn)
+    }
+}
+
+impl VirtioDevice for Rng {
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_RNG
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_RING_F_EVENT_IDX
+    }
+
+    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
+
+    fn activate(
+        &mut self,
+        activation: Activation,
+        registrar: &mut Registrar<'_>,
+    ) -> Result<(), ActivateError> {
+        let memory = Memory::clone(&activation.memory);
+        let [queue] = activation.queues_exactly()?;
+        registrar.add(&queue.kick, KICK, Interest::Read)?;
+        let active = self.active.insert(Active { memory, queue });
+        active.queue.kick_again();
+        registrar.add(&self.timer, TIMER, Interest::Read)?;
+        Ok(())
+    }
+
+    fn handle(&mut self, token: u32, _ready: Ready, _registrar: &mut Registrar<'_>) {
+        // Taken out while in use; a broken queue is put back too, and its kick is drained and ignored.
+        let Some(mut active) = self.active.take() else {
+            return;
+        };
+        match token {
+            KICK => active.queue.drain_kick(),
+            // One shot: disarmed, it is no longer ready.
+            _ => drop(self.timer.clear()),
+        }
+        match self.turn(&mut active) {
+            Ok(Turn::Empty) => {}
+            Ok(Turn::BudgetSpent) => active.queue.kick_again(),
+            Ok(Turn::OutOfTokens) => {
+                if let Err(error) = self.timer.reset(REFILL, None) {
+                    error!(%error, "timer of the random number device");
+                }
+            }
+            Err(error) => {
+                debug!(%error, "random number device");
+                active.queue.interrupt.needs_reset();
+            }
+        }
+        self.active = Some(active);
+    }
+
+    fn reset(&mut self, registrar: &mut Registrar<'_>) {
+        let _ = self.timer.clear();
+        if let Some(active) = self.active.take() {
+            let _ = registrar.remove(&active.queue.kick);
+            let _ = registrar.remove(&self.timer);
+        }
+    }
+}
+
+/// Bytes that a chain takes, up to [`MAX_REQUEST`].
+fn room(chain: Chain) -> u32 {
+    let most = u32::try_from(MAX_REQUEST).unwrap_or(u32::MAX);
+    chain
+        .take(MAX_QUEUE_SIZE.into())
+        .filter(|descriptor| descriptor.is_write_only())
+        .fold(0u32, |sum, descriptor| sum.saturating_add(descriptor.len()))
+        .min(most)
+}
+
+/// Fills the writable buffers of a chain with `len` random bytes in total; returns how many were written before the
+/// end or the first buffer that is not guest memory.
+fn fill(memory: &Memory, chain: Chain, len: u32) -> u32 {
+    let mut random = vec![0; usize::try_from(len).unwrap_or(0).min(MAX_REQUEST)];
+    if let Err(error) = random_bytes(&mut random) {
+        error!(%error, "the host has no random bytes");
+        return 0;
+    }
+    let mut rest = random.as_slice();
+    let mut written = 0u32;
+    for descriptor in chain.take(MAX_QUEUE_SIZE.into()) {
+        if !descriptor.is_write_only() {
+            continue;
+        }
+        let part = usize::try_from(descriptor.len()).unwrap_or(usize::MAX);
+        let (now, later) = rest.split_at(part.min(rest.len()));
+        if memory.write_slice(now, descriptor.addr()).is_err() {
+            break;
+        }
+        written = written.saturating_add(u32::try_from(now.len()).unwrap_or(0));
+        rest = later;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    written
+}
+
+fn random_bytes(mut buffer: &mut [u8]) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match getrandom(&mut *buffer, GetRandomFlags::empty()) {
+            Ok(len) => buffer = buffer.get_mut(len..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
