@@ -1,3 +1,37 @@
-//! In the VM, as the user: Wayland compositor for its apps, forwards flat windows.
+//! `casemate-windows`: in a VM, as its user, the Wayland compositor of the VM's apps. It flattens each of their
+//! windows into the window memory and tells the host's compositor what changed.
+//!
+//! It is not trusted by the host, draws nothing that a person should believe, and starts no programs.
 
-fn main() {}
+mod agent;
+mod canvas;
+mod damage;
+mod device;
+mod frames;
+mod handlers;
+mod host;
+mod keyboard;
+mod link;
+mod memory;
+mod notify;
+mod options;
+mod pointer;
+mod popup;
+mod present;
+mod serials;
+mod session;
+mod slots;
+mod window;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    agent::run(&options::Options::parse())
+}
