@@ -1,13 +1,18 @@
-//! Test doubles of what the vmm provides.
+//! Test doubles: of what the vmm provides, and of a driver that fills queues as it pleases.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use vmm_sys_util::eventfd::EventFd;
+use virtio_queue::desc::{RawDescriptor, split};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::event_loop::{EventLoop, Ready, SubscriberId};
 use crate::lock;
 use crate::pci::{MsiMessage, MsiRouter, NotifyRegistrar, RouteId};
+use crate::virtio::{Activation, ActiveQueue, Interrupt, Memory, VirtioDevice};
 
 /// Remembers interrupts sent.
 #[derive(Default)]
@@ -87,4 +92,201 @@ impl NotifyRegistrar for FakeNotify {
     fn unregister(&self, address: u64, _kick: &EventFd) {
         lock(&self.watched).retain(|watched| *watched != address);
     }
+}
+
+/// Counts what a device tells its driver.
+#[derive(Default)]
+pub(crate) struct FakeInterrupt {
+    signals: AtomicUsize,
+    broken: AtomicBool,
+}
+
+impl FakeInterrupt {
+    pub(crate) fn signals(&self) -> usize {
+        self.signals.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+}
+
+impl Interrupt for FakeInterrupt {
+    fn signal(&self) {
+        self.signals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn config_changed(&self) {}
+
+    fn needs_reset(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Guest memory of the tests begins at zero and has this many bytes.
+pub(crate) const MEMORY: u64 = 0x10_0000;
+
+pub(crate) fn memory() -> Memory {
+    let len = usize::try_from(MEMORY).expect("small");
+    Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), len)]).expect("memory"))
+}
+
+/// A device that is active on queues which the test fills, each with a page at `0x1000 * (index + 1)`.
+pub(crate) struct Activated {
+    pub(crate) device: Arc<Mutex<dyn VirtioDevice>>,
+    pub(crate) memory: Memory,
+    pub(crate) interrupt: Arc<FakeInterrupt>,
+    event_loop: EventLoop,
+    subscriber: SubscriberId,
+    kicks: Vec<EventFd>,
+}
+
+/// Entries of every queue of [`Activated`].
+pub(crate) const QUEUE: u16 = 16;
+
+/// A descriptor: address, length, flags, next.
+pub(crate) type Descriptor = (u64, u32, u16, u16);
+
+/// Descriptor flags.
+pub(crate) const NEXT: u16 = 1;
+pub(crate) const WRITE: u16 = 2;
+pub(crate) const INDIRECT: u16 = 4;
+
+impl Activated {
+    pub(crate) fn new(device: Arc<Mutex<dyn VirtioDevice>>) -> Self {
+        let event_loop = EventLoop::new().expect("epoll");
+        let subscriber = event_loop.add(Arc::clone(&device));
+        let mut activated = Self {
+            device,
+            memory: memory(),
+            interrupt: Arc::default(),
+            event_loop,
+            subscriber,
+            kicks: Vec::new(),
+        };
+        activated.activate();
+        activated
+    }
+
+    fn activate(&mut self) {
+        let mut device = lock(&self.device);
+        let count = device.queue_sizes().len();
+        self.kicks = (0..count)
+            .map(|_| EventFd::new(EFD_NONBLOCK).expect("eventfd"))
+            .collect();
+        let queues = (0..).zip(&self.kicks).map(|(index, kick)| ActiveQueue {
+            queue: queue(index),
+            kick: kick.try_clone().expect("eventfd"),
+            interrupt: self.interrupt.clone(),
+        });
+        let activation = Activation {
+            memory: self.memory.clone(),
+            queues: queues.collect(),
+            features: 1 << 32,
+        };
+        let mut registrar = self.event_loop.registrar(self.subscriber);
+        device
+            .activate(activation, &mut registrar)
+            .expect("activation");
+    }
+
+    /// Resets the device, clears memory and starts again.
+    pub(crate) fn restart(&mut self) {
+        lock(&self.device).reset(&mut self.event_loop.registrar(self.subscriber));
+        let zeros = vec![0; usize::try_from(MEMORY).expect("small")];
+        self.memory
+            .write_slice(&zeros, GuestAddress(0))
+            .expect("all of memory");
+        self.interrupt = Arc::default();
+        self.activate();
+    }
+
+    /// Writes descriptors from entry 0 and makes the given heads available, after those that are.
+    pub(crate) fn offer(&self, queue: usize, descriptors: &[Descriptor], heads: &[u16]) {
+        self.table(rings(queue), descriptors);
+        let available = rings(queue) + AVAILABLE;
+        let mut index: u16 = self.load(available + 2);
+        for head in heads {
+            self.store(available + 4 + 2 * u64::from(index % QUEUE), *head);
+            index = index.wrapping_add(1);
+        }
+        self.set_available(queue, index);
+    }
+
+    /// Writes the available ring's index.
+    pub(crate) fn set_available(&self, queue: usize, index: u16) {
+        self.store(rings(queue) + AVAILABLE + 2, index);
+    }
+
+    /// Writes descriptors as a table somewhere in memory, for indirect ones.
+    pub(crate) fn table(&self, address: u64, descriptors: &[Descriptor]) {
+        for (index, (target, len, flags, next)) in (0..).zip(descriptors) {
+            let descriptor = split::Descriptor::new(*target, *len, *flags, *next);
+            self.store(address + index * 16, RawDescriptor::from(descriptor));
+        }
+    }
+
+    fn store<T: ByteValued>(&self, address: u64, value: T) {
+        self.memory
+            .write_obj(value, GuestAddress(address))
+            .expect("in memory");
+    }
+
+    fn load<T: ByteValued>(&self, address: u64) -> T {
+        self.memory
+            .read_obj(GuestAddress(address))
+            .expect("in memory")
+    }
+
+    /// Kicks a queue and runs the loop until nothing is ready.
+    pub(crate) fn kick(&self, queue: usize) {
+        self.kicks[queue].write(1).expect("not full");
+        for _ in 0..1000 {
+            if self.event_loop.run_ready().expect("epoll") == 0 {
+                return;
+            }
+        }
+        panic!("the device never comes to rest");
+    }
+
+    /// As if a descriptor with this token were ready.
+    pub(crate) fn ready(&self, token: u32) {
+        let mut registrar = self.event_loop.registrar(self.subscriber);
+        VirtioDevice::handle(
+            &mut *lock(&self.device),
+            token,
+            Ready::READABLE,
+            &mut registrar,
+        );
+    }
+
+    /// Heads and lengths that the device has used.
+    pub(crate) fn used(&self, queue: usize) -> Vec<(u32, u32)> {
+        let used = rings(queue) + USED;
+        let count: u16 = self.load(used + 2);
+        (0..u64::from(count))
+            .map(|index| {
+                let entry = used + 4 + 8 * (index % u64::from(QUEUE));
+                (self.load(entry), self.load(entry + 4))
+            })
+            .collect()
+    }
+}
+
+/// Where the rings of a queue are: descriptors first, then at fixed distances the two rings.
+fn rings(queue: usize) -> u64 {
+    0x1000 * (u64::try_from(queue).expect("small") + 1)
+}
+
+const AVAILABLE: u64 = 0x400;
+const USED: u64 = 0x800;
+
+fn queue(index: usize) -> Queue {
+    let mut queue = Queue::new(QUEUE).expect("a power of two");
+    let address = |offset| u32::try_from(rings(index) + offset).ok();
+    queue.set_desc_table_address(address(0), None);
+    queue.set_avail_ring_address(address(AVAILABLE), None);
+    queue.set_used_ring_address(address(USED), None);
+    queue.set_ready(true);
+    queue
 }

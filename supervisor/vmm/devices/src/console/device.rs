@@ -82,7 +82,9 @@ fn print(memory: &Memory, chain: Chain, sink: &dyn ConsoleSink) {
             continue;
         }
         let mut address = descriptor.addr();
-        let mut rest = usize::try_from(descriptor.len()).unwrap_or(usize::MAX).min(left);
+        let mut rest = usize::try_from(descriptor.len())
+            .unwrap_or(usize::MAX)
+            .min(left);
         left = left.saturating_sub(rest);
         while rest > 0 {
             let len = rest.min(CHUNK);
@@ -133,7 +135,7 @@ impl VirtioDevice for Console {
         Ok(())
     }
 
-    fn handle(&mut self, _token: u32, _ready: Ready, _registrar: &mut Registrar<'_>) {
+    fn handle(&mut self, _token: u32, _ready: Ready, registrar: &mut Registrar<'_>) {
         let Some(active) = &mut self.active else {
             return;
         };
@@ -144,6 +146,7 @@ impl VirtioDevice for Console {
             Err(error) => {
                 debug!(%error, "console");
                 active.transmit.interrupt.needs_reset();
+                self.reset(registrar);
             }
         }
     }

@@ -127,8 +127,8 @@ impl VirtioDevice for Rng {
         Ok(())
     }
 
-    fn handle(&mut self, token: u32, _ready: Ready, _registrar: &mut Registrar<'_>) {
-        // Taken out while in use; a broken queue is put back too, and its kick is drained and ignored.
+    fn handle(&mut self, token: u32, _ready: Ready, registrar: &mut Registrar<'_>) {
+        // Taken out while in use, because a turn also needs the bucket.
         let Some(mut active) = self.active.take() else {
             return;
         };
@@ -137,7 +137,9 @@ impl VirtioDevice for Rng {
             // One shot: disarmed, it is no longer ready.
             _ => drop(self.timer.clear()),
         }
-        match self.turn(&mut active) {
+        let turn = self.turn(&mut active);
+        let active = self.active.insert(active);
+        match turn {
             Ok(Turn::Empty) => {}
             Ok(Turn::BudgetSpent) => active.queue.kick_again(),
             Ok(Turn::OutOfTokens) => {
@@ -148,9 +150,9 @@ impl VirtioDevice for Rng {
             Err(error) => {
                 debug!(%error, "random number device");
                 active.queue.interrupt.needs_reset();
+                self.reset(registrar);
             }
         }
-        self.active = Some(active);
     }
 
     fn reset(&mut self, registrar: &mut Registrar<'_>) {

@@ -3,8 +3,8 @@
 //! One turn of a device is: [`ActiveQueue::drain_kick`], then [`ActiveQueue::pop`] and [`ActiveQueue::complete`]
 //! until empty **or the turn's budget is used up**, then [`ActiveQueue::notify`]. A driver that adds chains as fast
 //! as they are taken must not keep the loop's thread: after [`ActiveQueue::budget`] chains a device calls
-//! [`ActiveQueue::kick_again`] and returns. On any [`QueueError`] it stops using the queue and calls
-//! [`super::Interrupt::needs_reset`].
+//! [`ActiveQueue::kick_again`] and returns. On any [`QueueError`] it calls
+//! [`super::Interrupt::needs_reset`] and forgets its queues, as if reset.
 
 use std::fmt;
 use std::sync::Arc;

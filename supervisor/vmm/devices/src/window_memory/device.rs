@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::warn;
 
@@ -9,6 +10,7 @@ use super::SlotMapper;
 use crate::pci::{
     BarIndex, Configuration, ConfigurationError, Identity, PciFunction, VENDOR_CASEMATE,
 };
+use crate::throttle::Throttle;
 
 /// PCI device number ("WM"), under [`VENDOR_CASEMATE`].
 pub const DEVICE_WINDOW_MEMORY: u16 = 0x574d;
@@ -21,6 +23,7 @@ pub struct WindowMemory {
     configuration: Configuration,
     mapper: Arc<dyn SlotMapper>,
     mapped: bool,
+    warnings: Throttle,
 }
 
 impl fmt::Debug for WindowMemory {
@@ -50,6 +53,7 @@ impl WindowMemory {
             configuration,
             mapper,
             mapped: false,
+            warnings: Throttle::default(),
         })
     }
 }
@@ -72,7 +76,11 @@ impl PciFunction for WindowMemory {
         };
         match self.mapper.map(address) {
             Ok(()) => self.mapped = true,
-            Err(error) => warn!(address, %error, "window memory could not be mapped"),
+            // The guest moves the BAR as often as it likes.
+            Err(error) if self.warnings.allows(Instant::now()) => {
+                warn!(address, %error, "window memory could not be mapped");
+            }
+            Err(_) => {}
         }
     }
 }
