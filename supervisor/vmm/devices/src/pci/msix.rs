@@ -6,11 +6,13 @@
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use tracing::warn;
 
 use super::{Configuration, ConfigurationError, MsiMessage, MsiRouter, RouteId};
 use crate::lock;
+use crate::throttle::Throttle;
 
 /// Most vectors of a function: the table stays in one page.
 pub const MAX_VECTORS: u16 = 256;
@@ -42,6 +44,7 @@ struct State {
     enabled: bool,
     function_masked: bool,
     vectors: Vec<Vector>,
+    warnings: Throttle,
 }
 
 /// MSI-X state of one function.
@@ -125,8 +128,11 @@ impl Msix {
         state.enabled = control & CONTROL_ENABLE != 0;
         state.function_masked = control & CONTROL_FUNCTION_MASK != 0;
         if state.delivers() {
-            for vector in &mut state.vectors {
-                vector.settle(self.router.as_ref());
+            let State {
+                vectors, warnings, ..
+            } = &mut *state;
+            for vector in vectors {
+                vector.settle(self.router.as_ref(), warnings);
             }
         }
     }
@@ -155,10 +161,10 @@ impl Msix {
             }
         }
         // Both halves of an 8-byte access are in one entry.
-        if let Some(vector) = last.and_then(|last| state.vectors.get_mut(last))
+        if let Some(last) = last
             && delivers
         {
-            vector.settle(self.router.as_ref());
+            state.settle(last, self.router.as_ref());
         }
     }
 
@@ -179,16 +185,16 @@ impl Msix {
 
     /// Sends the interrupt of a vector, or keeps it pending while masked. A vector that does not exist, and any vector
     /// while MSI-X is disabled, is silent: there is no INTx to fall back on.
-    pub fn signal(&self, vector: u16) {
+    pub fn signal(&self, vector_number: u16) {
         let mut state = lock(&self.state);
         if !state.enabled {
             return;
         }
         let delivers = state.delivers();
-        if let Some(vector) = state.vectors.get_mut(usize::from(vector)) {
+        if let Some(vector) = state.vectors.get_mut(usize::from(vector_number)) {
             vector.pending = true;
             if delivers {
-                vector.settle(self.router.as_ref());
+                state.settle(usize::from(vector_number), self.router.as_ref());
             }
         }
     }
@@ -198,11 +204,17 @@ impl State {
     fn delivers(&self) -> bool {
         self.enabled && !self.function_masked
     }
+
+    fn settle(&mut self, index: usize, router: &dyn MsiRouter) {
+        if let Some(vector) = self.vectors.get_mut(index) {
+            vector.settle(router, &mut self.warnings);
+        }
+    }
 }
 
 impl Vector {
     /// Brings the route up to date and sends what is pending, unless masked. The function delivers.
-    fn settle(&mut self, router: &dyn MsiRouter) {
+    fn settle(&mut self, router: &dyn MsiRouter, warnings: &mut Throttle) {
         if self.masked {
             return;
         }
@@ -210,7 +222,9 @@ impl Vector {
             match router.update(self.route, self.message) {
                 Ok(()) => self.routed = Some(self.message),
                 Err(error) => {
-                    warn!(route = self.route.0, %error, "interrupt route was refused");
+                    if warnings.allows(Instant::now()) {
+                        warn!(route = self.route.0, %error, "interrupt route was refused");
+                    }
                     // Silent until it is programmed anew: a retry per signal would hammer the kernel.
                     self.masked = true;
                     return;

@@ -20,6 +20,7 @@ mod tests;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use tracing::{debug, warn};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -36,6 +37,7 @@ use crate::pci::{
     BarIndex, Configuration, ConfigurationError, Identity, MsiRouter, Msix, NotifyRegistrar,
     PciFunction,
 };
+use crate::throttle::Throttle;
 
 /// Most queues of a device; a bound on our own devices, so that tables stay in their pages.
 pub const MAX_QUEUES: usize = 16;
@@ -116,6 +118,8 @@ pub struct VirtioPci {
     subscriber: SubscriberId,
     /// The interrupt object of the current activation; on reset it dies.
     activation: Option<interrupt::Lease>,
+    /// For what the guest can provoke by moving the BAR.
+    warnings: Throttle,
 }
 
 impl fmt::Debug for VirtioPci {
@@ -168,6 +172,7 @@ impl VirtioPci {
             event_loop: event_loop.clone(),
             subscriber,
             activation: None,
+            warnings: Throttle::default(),
         })
     }
 
@@ -333,7 +338,9 @@ impl PciFunction for VirtioPci {
         }
         if let Some(new) = address {
             for (kick, address) in self.kicks.iter().zip(addresses(new)) {
-                if let Err(error) = notify.register(address, kick) {
+                if let Err(error) = notify.register(address, kick)
+                    && self.warnings.allows(Instant::now())
+                {
                     warn!(address, %error, "queue notifications take the slow way");
                 }
             }
