@@ -1,3 +1,27 @@
 //! One VM: KVM, vCPUs, devices, jail; opens no path once jailed.
+//!
+//! Started by the supervisor as `casemate-vmm --launch FD`. What happens then is in [`launch`], in order.
 
-fn main() {}
+mod arguments;
+mod boot;
+mod control;
+mod devices;
+mod inherited;
+mod jail;
+mod launch;
+mod machine;
+mod power;
+mod report;
+mod stop;
+mod vcpu;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    report::init();
+    let result = arguments::parse(std::env::args_os().skip(1)).and_then(launch::run);
+    match result {
+        Ok(code) => code,
+        Err(error) => report::failure(&error),
+    }
+}

@@ -1,0 +1,210 @@
+//! The control socket: a supervisor connects, the newest connection wins, actions come and events go.
+//!
+//! A supervisor that sends what is not of the protocol, or does not read its events, loses its connection. The VM goes
+//! on: the next supervisor connects anew.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use casemate_devices::event_loop::{EventLoop, Interest, Ready, Registrar, Subscriber};
+use casemate_devices::vsock::VsockHandle;
+use casemate_link::{Error as LinkError, Packet, PacketSocket};
+use casemate_vmm_control::{Action, Event, MAX_CONTROL, Phase, StopReason, decode, encode};
+use rustix::net::SocketFlags;
+
+use crate::machine::Line;
+use crate::stop::Stop;
+
+const LISTENER: u32 = 0;
+const CONNECTION: u32 = 1;
+
+/// Most actions handled in one turn of the loop, so that a flood of them does not starve the guest's devices.
+const TURN: usize = 16;
+
+/// The control socket of a running VM.
+#[derive(Debug)]
+pub(crate) struct Control(Arc<Mutex<Server>>);
+
+#[derive(Debug)]
+struct Server {
+    listener: OwnedFd,
+    connection: Option<Connection>,
+    host_pid: Option<u32>,
+    vsock: VsockHandle,
+    power_button: Line,
+    stop: Arc<Stop>,
+}
+
+/// A supervisor.
+#[derive(Debug)]
+struct Connection {
+    socket: PacketSocket,
+    /// To be closed as soon as the loop can forget it.
+    broken: bool,
+}
+
+impl Connection {
+    fn new(socket: PacketSocket) -> Self {
+        Self {
+            socket,
+            broken: false,
+        }
+    }
+}
+
+impl Control {
+    /// Serves the listening socket on `event_loop`.
+    pub(crate) fn start(
+        listener: OwnedFd,
+        host_pid: Option<u32>,
+        vsock: VsockHandle,
+        power_button: Line,
+        stop: Arc<Stop>,
+        event_loop: &EventLoop,
+    ) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&listener, true)?;
+        let server = Arc::new(Mutex::new(Server {
+            listener,
+            connection: None,
+            host_pid,
+            vsock,
+            power_button,
+            stop,
+        }));
+        let id = event_loop.add(Arc::clone(&server));
+        let held = server.lock().unwrap_or_else(PoisonError::into_inner);
+        event_loop
+            .registrar(id)
+            .add(&held.listener.as_raw_fd(), LISTENER, Interest::Read)?;
+        drop(held);
+        Ok(Self(server))
+    }
+
+    /// Says once that the VM has ended.
+    pub(crate) fn stopped(&self, reason: StopReason) {
+        let mut server = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that connected just now, so that it does not take the end of the socket for a crash.
+        if let Some(socket) = server.newest() {
+            server.connection = Some(Connection::new(socket));
+        }
+        server.send(&Event::Stopped { reason });
+    }
+}
+
+impl Subscriber for Server {
+    fn handle(&mut self, token: u32, _ready: Ready, registrar: &mut Registrar<'_>) {
+        match token {
+            LISTENER => self.accept(registrar),
+            CONNECTION => self.serve(registrar),
+            _ => {}
+        }
+    }
+}
+
+impl Server {
+    /// Replaces the connection by the newest of those that wait.
+    fn accept(&mut self, registrar: &mut Registrar<'_>) {
+        let Some(socket) = self.newest() else {
+            return;
+        };
+        self.disconnect(registrar);
+        if let Err(error) = registrar.add(&socket.as_fd().as_raw_fd(), CONNECTION, Interest::Read) {
+            tracing::warn!(%error, "control connection");
+            return;
+        }
+        self.connection = Some(Connection::new(socket));
+        self.send(&self.state());
+        self.disconnect_if_broken(registrar);
+    }
+
+    fn newest(&self) -> Option<PacketSocket> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        std::iter::from_fn(|| rustix::net::accept_with(&self.listener, flags).ok())
+            .last()
+            .map(PacketSocket::from)
+    }
+
+    fn serve(&mut self, registrar: &mut Registrar<'_>) {
+        for _ in 0..TURN {
+            let Some(connection) = &mut self.connection else {
+                return;
+            };
+            match connection.socket.receive(MAX_CONTROL) {
+                Ok(packet) => self.act(packet),
+                Err(LinkError::WouldBlock) => return,
+                Err(error) => {
+                    if !matches!(error, LinkError::Closed) {
+                        tracing::warn!(%error, "control connection");
+                    }
+                    connection.broken = true;
+                }
+            }
+            self.disconnect_if_broken(registrar);
+        }
+    }
+
+    fn act(&mut self, packet: Packet) {
+        match decode::<Action>(&packet.bytes, MAX_CONTROL) {
+            Ok(Action::Ping) => self.send(&self.state()),
+            Ok(Action::AttachLink { kind }) => {
+                let mut descriptors = packet.descriptors.into_iter();
+                match (descriptors.next(), descriptors.next()) {
+                    (Some(link), None) => self.vsock.attach_link(kind, link.into()),
+                    _ => self.send(&failed("a link needs exactly one descriptor")),
+                }
+            }
+            Ok(Action::PowerButton) => self.power_button.pulse(),
+            Ok(Action::Kill) => self.stop.ask(StopReason::Killed),
+            Err(error) => {
+                tracing::warn!(%error, "control message");
+                self.send(&failed("not an action of this protocol"));
+                if let Some(connection) = &mut self.connection {
+                    connection.broken = true;
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> Event {
+        Event::State {
+            phase: match self.stop.reason() {
+                None => Phase::Running,
+                Some(_) => Phase::Stopped,
+            },
+            pid: self.host_pid,
+        }
+    }
+
+    /// Sends without waiting; a supervisor that does not read is let go.
+    fn send(&mut self, event: &Event) {
+        if let Some(connection) = &mut self.connection
+            && connection.socket.send(&encode(event), &[]).is_err()
+        {
+            connection.broken = true;
+        }
+    }
+
+    fn disconnect_if_broken(&mut self, registrar: &mut Registrar<'_>) {
+        if self
+            .connection
+            .as_ref()
+            .is_some_and(|connection| connection.broken)
+        {
+            self.disconnect(registrar);
+        }
+    }
+
+    fn disconnect(&mut self, registrar: &mut Registrar<'_>) {
+        if let Some(connection) = self.connection.take() {
+            // While it is open: its number could mean another descriptor as soon as it is not.
+            let _ = registrar.remove(&connection.socket.as_fd().as_raw_fd());
+        }
+    }
+}
+
+fn failed(what: &str) -> Event {
+    Event::Failed {
+        what: what.to_owned(),
+    }
+}

@@ -1,0 +1,219 @@
+//! The devices of one VM, put together from what was inherited.
+//!
+//! Order on the bus is the guest's order: disks first, so that the first one is `vda`.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use casemate_devices::blk::{Access, Block, Disk, Overlay, RawDisk, Serial as DiskSerial};
+use casemate_devices::bus::{Bus, BusDevice};
+use casemate_devices::console::{Console, ConsoleSink, RingFile};
+use casemate_devices::event_loop::EventLoop;
+use casemate_devices::pci::{ConfigPorts, Ecam, PciFunction, PciRoot};
+use casemate_devices::rng::{MonotonicClock, Rng};
+use casemate_devices::serial::Serial;
+use casemate_devices::virtio::{HostServices, VirtioDevice, VirtioPci};
+use casemate_devices::vsock::{GuestCid, Vsock, VsockHandle};
+use casemate_devices::window_memory::WindowMemory;
+use casemate_link::PacketSocket;
+use casemate_vm::VmId;
+use casemate_vmm_control::LinkKind;
+
+use crate::inherited::{self, DiskFiles, InheritedDisk};
+use crate::jail::ThreadClass;
+use crate::machine::{KvmKicks, KvmRoutes, Line, Machine, WindowSlot, layout};
+use crate::power::{self, KeyboardReset, PowerRegisters};
+use crate::stop::Stop;
+use crate::vcpu::Gate;
+
+/// What a VM's devices are made of.
+#[derive(Debug)]
+pub(crate) struct Peripherals {
+    /// vsock CID.
+    pub(crate) id: VmId,
+    /// In guest order.
+    pub(crate) disks: Vec<InheritedDisk>,
+    /// The memfd shared with the compositor.
+    pub(crate) window_memory: Option<OwnedFd>,
+    /// Where the consoles print.
+    pub(crate) console_log: OwnedFd,
+    /// Services that offer streams.
+    pub(crate) links: Vec<(LinkKind, PacketSocket)>,
+}
+
+/// Devices that are ready for the guest.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    /// Everything memory-mapped.
+    pub(crate) memory_bus: Arc<Bus>,
+    /// Everything behind ports.
+    pub(crate) port_bus: Arc<Bus>,
+    /// Attaches links later.
+    pub(crate) vsock: VsockHandle,
+    /// Presses the power button.
+    pub(crate) power_button: Line,
+    /// One per disk.
+    pub(crate) disk_loops: Vec<EventLoop>,
+}
+
+/// Builds all devices. Slow ones are served by `main_loop`, each disk by a loop of its own.
+pub(crate) fn assemble(
+    machine: &Machine,
+    peripherals: Peripherals,
+    main_loop: &EventLoop,
+    stop: &Arc<Stop>,
+) -> Result<Devices> {
+    let memory_bus = Arc::new(Bus::new());
+    let port_bus = Arc::new(Bus::new());
+    let windows = vec![layout::PCI_WINDOW_32, machine.pci_window_64.clone()];
+    let root = Arc::new(PciRoot::new(Arc::clone(&memory_bus), windows));
+    let services = HostServices {
+        memory: Arc::clone(&machine.memory),
+        router: Arc::new(
+            KvmRoutes::new(Arc::clone(&machine.vm)).context("KVM refused interrupt routes")?,
+        ),
+        notify: Arc::new(KvmKicks(Arc::clone(&machine.vm))),
+    };
+
+    let mut disk_loops = Vec::new();
+    for disk in peripherals.disks {
+        let name = disk.serial.clone();
+        let disk_loop = EventLoop::new()?;
+        let block = open_disk(disk).with_context(|| format!("disk {name}"))?;
+        add_virtio(&root, block, &disk_loop, &services)?;
+        disk_loops.push(disk_loop);
+    }
+    let rng = Rng::new(Box::new(MonotonicClock::new())).context("random number device")?;
+    add_virtio(&root, rng, main_loop, &services)?;
+    let sink: Arc<dyn ConsoleSink> = Arc::new(
+        RingFile::open(File::from(peripherals.console_log))
+            .context("cannot use the console log")?,
+    );
+    add_virtio(&root, Console::new(Arc::clone(&sink)), main_loop, &services)?;
+    let cid = GuestCid::new(peripherals.id.0)?;
+    let vsock = Vsock::new(cid, peripherals.links).context("vsock device")?;
+    let handle = vsock.handle();
+    add_virtio(&root, vsock, main_loop, &services)?;
+    if let Some(memfd) = peripherals.window_memory {
+        add_window_memory(&root, machine, memfd).context("window memory")?;
+    }
+
+    insert(
+        &memory_bus,
+        layout::ECAM,
+        layout::ECAM_LEN,
+        Ecam::new(Arc::clone(&root)),
+    )?;
+    let ports = ConfigPorts::new(root);
+    insert(&port_bus, ConfigPorts::BASE, ConfigPorts::LEN, ports)?;
+    let serial_line = Line::new(&machine.vm, layout::COM1_GSI).context("serial port")?;
+    let serial = Serial::new(serial_line.into(), sink);
+    insert(
+        &port_bus,
+        layout::COM1.into(),
+        layout::COM1_LEN.into(),
+        serial,
+    )?;
+    let power = PowerRegisters(Arc::clone(stop));
+    insert(&port_bus, layout::POWER.into(), power::LEN.into(), power)?;
+    let keyboard = KeyboardReset(Arc::clone(stop));
+    insert(&port_bus, layout::I8042_COMMAND.into(), 1, keyboard)?;
+
+    Ok(Devices {
+        memory_bus,
+        port_bus,
+        vsock: handle,
+        power_button: Line::new(&machine.vm, layout::POWER_BUTTON_GSI).context("power button")?,
+        disk_loops,
+    })
+}
+
+fn insert(bus: &Bus, base: u64, len: u64, device: impl BusDevice + 'static) -> Result<()> {
+    bus.insert(base, len, Arc::new(Mutex::new(device)))
+        .context("two devices at one address")
+}
+
+fn add_virtio(
+    root: &PciRoot,
+    device: impl VirtioDevice + 'static,
+    event_loop: &EventLoop,
+    services: &HostServices,
+) -> Result<()> {
+    let device: Arc<Mutex<dyn VirtioDevice>> = Arc::new(Mutex::new(device));
+    let function = VirtioPci::new(device, event_loop, services.clone())?;
+    add(root, function)
+}
+
+fn add(root: &PciRoot, function: impl PciFunction + 'static) -> Result<()> {
+    root.add(Arc::new(Mutex::new(function)))?;
+    Ok(())
+}
+
+fn open_disk(disk: InheritedDisk) -> Result<Block> {
+    let access = if disk.read_only {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    };
+    let bytes: Box<dyn Disk> = match disk.files {
+        DiskFiles::Raw(file) => Box::new(RawDisk::open(file, access)?),
+        DiskFiles::Overlay { file, base } => Box::new(Overlay::open(file, base)?),
+    };
+    Ok(Block::new(bytes, DiskSerial::new(&disk.serial)?, access))
+}
+
+fn add_window_memory(root: &PciRoot, machine: &Machine, memfd: OwnedFd) -> Result<()> {
+    let len = inherited::len(&memfd)?;
+    let slot = WindowSlot::new(Arc::clone(&machine.vm), memfd, usize::try_from(len)?)?;
+    add(root, WindowMemory::new(len, Arc::new(slot))?)
+}
+
+/// Running disk threads.
+#[derive(Debug)]
+pub(crate) struct DiskThreads(Vec<(EventLoop, JoinHandle<()>)>);
+
+/// Starts one thread per disk; each passes the gate before it serves.
+pub(crate) fn run_disks(loops: Vec<EventLoop>, gate: &Gate) -> std::io::Result<DiskThreads> {
+    loops
+        .into_iter()
+        .enumerate()
+        .map(|(index, disk_loop)| {
+            let (gate, serving) = (gate.clone(), disk_loop.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("disk{index}"))
+                .spawn(move || {
+                    gate.pass(ThreadClass::Disk);
+                    if let Err(error) = serving.run() {
+                        tracing::error!(%error, index, "disk loop");
+                    }
+                })?;
+            Ok((disk_loop, thread))
+        })
+        .collect::<std::io::Result<_>>()
+        .map(DiskThreads)
+}
+
+impl DiskThreads {
+    /// Ends the threads after the request that they work on, but waits no longer than `limit`.
+    /// Returns whether all have ended.
+    pub(crate) fn stop(self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        for (disk_loop, _) in &self.0 {
+            disk_loop.stop();
+        }
+        for (_, thread) in self.0 {
+            while !thread.is_finished() {
+                if Instant::now() >= end {
+                    return false;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            let _ = thread.join();
+        }
+        true
+    }
+}

@@ -1,0 +1,79 @@
+//! Namespaces of our own, and a root directory with nothing in it.
+
+use std::io;
+
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount,
+};
+use rustix::process::{getegid, geteuid, pivot_root};
+use rustix::thread::UnshareFlags;
+
+use super::{JailError, step};
+
+/// A directory that every host has, to mount the empty root on. Only our own mount namespace sees it covered.
+const MOUNT_POINT: &str = "/tmp";
+
+/// Leaves all namespaces of the host, except the one of processes, which the next child leaves.
+pub(super) fn unshare() -> Result<(), JailError> {
+    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+    rustix_unshare(
+        UnshareFlags::NEWUSER
+            | UnshareFlags::NEWNS
+            | UnshareFlags::NEWNET
+            | UnshareFlags::NEWPID
+            | UnshareFlags::NEWIPC
+            | UnshareFlags::NEWUTS
+            | UnshareFlags::NEWCGROUP,
+    )
+    .map_err(JailError::Namespaces)?;
+    // Only our own user and group exist in the new namespace, under their own numbers.
+    for (file, line) in [
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/uid_map", format!("{user} {user} 1")),
+        ("/proc/self/gid_map", format!("{group} {group} 1")),
+    ] {
+        std::fs::write(file, line).map_err(JailError::Namespaces)?;
+    }
+    Ok(())
+}
+
+fn rustix_unshare(flags: UnshareFlags) -> io::Result<()> {
+    #[expect(
+        deprecated,
+        reason = "its objection is to UnshareFlags::FILES, which is not used"
+    )]
+    Ok(rustix::thread::unshare(flags)?)
+}
+
+/// Replaces the root directory by an empty one that cannot be written. Called in the child.
+pub(super) fn empty_root() -> Result<(), JailError> {
+    const RESTRICTED: MountFlags = MountFlags::NOSUID
+        .union(MountFlags::NODEV)
+        .union(MountFlags::NOEXEC);
+    step(
+        "keep mounts to ourselves",
+        mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        ),
+    )?;
+    step(
+        "mount an empty root",
+        mount(
+            "none",
+            MOUNT_POINT,
+            "tmpfs",
+            RESTRICTED,
+            c"size=0,nr_inodes=2,mode=0555",
+        ),
+    )?;
+    step("enter the empty root", rustix::process::chdir(MOUNT_POINT))?;
+    // New and old root in one place: the old one is then on top and comes off.
+    step("change the root", pivot_root(".", "."))?;
+    step("leave the old root", unmount(".", UnmountFlags::DETACH))?;
+    step("stay in the empty root", rustix::process::chdir("/"))?;
+    step(
+        "make the root read-only",
+        mount_remount("/", RESTRICTED | MountFlags::RDONLY | MountFlags::BIND, c""),
+    )
+}

@@ -1,0 +1,150 @@
+//! From the command line to the end of the VM, step by step.
+//!
+//! ```text
+//! read description -> open KVM -> claim descriptors, close the rest
+//!   -> jail (fork: the launcher waits outside, the VM goes on inside)
+//!   -> machine, kernel, devices, threads -> filters on every thread -> tell the launcher, run
+//! ```
+//!
+//! Nothing of the guest runs before all filters are in place, and everything that parses what a template could
+//! have spoiled (the kernel image, an overlay) happens inside the namespaces already.
+
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use casemate_devices::event_loop::EventLoop;
+use casemate_vmm_control::{Launch, StopReason};
+use rustix::fs::{Mode, OFlags};
+
+use crate::arguments::{Command, HELP};
+use crate::boot::{self, BootSource};
+use crate::control::Control;
+use crate::devices::{self, Peripherals};
+use crate::inherited::{self, Inherited};
+use crate::jail::{self, Filters, Inside, Jailed, ThreadClass};
+use crate::machine::Machine;
+use crate::report::{self, NoKvm};
+use crate::stop::Stop;
+use crate::vcpu::{Gate, Outside, Vcpus};
+
+/// Most vCPUs of one VM.
+const MAX_VCPUS: u8 = 8;
+
+/// How long threads may take to end before the process ends anyway: a disk on a dead network file system must not
+/// keep a stopped VM alive.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Does what the command line asks; returns when the VM has ended, or in the launcher when it runs.
+///
+/// # Errors
+/// Whatever keeps the VM from running, for a person to read.
+pub(crate) fn run(command: Command) -> Result<ExitCode> {
+    let (description, namespaces) = match command {
+        Command::Launch {
+            description,
+            namespaces,
+        } => (description, namespaces),
+        Command::Help => return print(HELP),
+        Command::Version => return print(concat!("casemate-vmm ", env!("CARGO_PKG_VERSION"))),
+    };
+    let launch = inherited::read_launch(description)?;
+    if !(1..=MAX_VCPUS).contains(&launch.vcpus) {
+        bail!("{} vCPUs; a VM has 1 to {MAX_VCPUS}", launch.vcpus);
+    }
+    let mut inherited = Inherited::claim(&launch)?;
+    let kvm = match inherited.kvm.take() {
+        Some(kvm) => kvm,
+        None => open_kvm()?,
+    };
+    match jail::enter(namespaces)? {
+        Jailed::Launcher(code) => Ok(code),
+        Jailed::Inside(inside) => run_inside(launch, inherited, kvm, inside),
+    }
+}
+
+fn print(text: &str) -> Result<ExitCode> {
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open_kvm() -> Result<OwnedFd, NoKvm> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(rustix::fs::open("/dev/kvm", flags, Mode::empty())?)
+}
+
+/// Builds the VM, runs it, takes it down.
+fn run_inside(
+    launch: Launch,
+    inherited: Inherited,
+    kvm: OwnedFd,
+    inside: Inside,
+) -> Result<ExitCode> {
+    let _vm = tracing::info_span!("vm", name = %launch.name).entered();
+    let mut machine = Machine::new(kvm, launch.memory.bytes(), launch.vcpus)?;
+    let entry = boot::load(
+        &machine,
+        BootSource {
+            kernel: inherited.kernel,
+            initrd: inherited.initrd,
+            command_line: launch.cmdline,
+        },
+    )?;
+    machine.enter_at(entry)?;
+
+    let main_loop = EventLoop::new().context("cannot make the event loop")?;
+    let stop = Arc::new(Stop::new(main_loop.clone()));
+    let peripherals = Peripherals {
+        id: launch.id,
+        disks: inherited.disks,
+        window_memory: inherited.window_memory,
+        console_log: inherited.console_log,
+        links: inherited.links,
+    };
+    let devices = devices::assemble(&machine, peripherals, &main_loop, &stop)?;
+    let control = Control::start(
+        inherited.control,
+        inside.host_pid,
+        devices.vsock.clone(),
+        devices.power_button,
+        Arc::clone(&stop),
+        &main_loop,
+    )
+    .context("cannot listen on the control socket")?;
+
+    let vcpus = std::mem::take(&mut machine.vcpus);
+    let threads = 1 + vcpus.len() + devices.disk_loops.len();
+    let gate = Gate {
+        filters: Arc::new(Filters::new().context("cannot compile the system call filters")?),
+        barrier: Arc::new(Barrier::new(threads)),
+    };
+    let outside = Outside {
+        memory: devices.memory_bus,
+        ports: devices.port_bus,
+        stop: Arc::clone(&stop),
+    };
+    let disks = devices::run_disks(devices.disk_loops, &gate).context("cannot start a thread")?;
+    let vcpus = Vcpus::spawn(vcpus, &outside, &gate).context("cannot start a vCPU's thread")?;
+    inside.ready().context("the launcher has gone")?;
+    gate.pass(ThreadClass::Main);
+    tracing::info!("running");
+
+    if let Err(error) = main_loop.run() {
+        tracing::error!(%error, "event loop");
+        stop.ask(StopReason::Error);
+    }
+    let reason = stop.reason().unwrap_or(StopReason::Error);
+    // Killed means at once: whoever asked does not care for what is in flight.
+    if reason != StopReason::Killed {
+        let ended = vcpus.stop(STOP_LIMIT) && disks.stop(STOP_LIMIT);
+        if !ended {
+            tracing::warn!("a thread did not end in time");
+        }
+    }
+    control.stopped(reason);
+    tracing::info!(?reason, "stopped");
+    Ok(report::exit_code(reason))
+}

@@ -1,0 +1,161 @@
+//! The machine before it runs: KVM objects, RAM, vCPU state. No devices and no threads here.
+
+mod cpuid;
+mod interrupts;
+pub(crate) mod layout;
+pub(crate) mod memory;
+mod registers;
+mod slots;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use casemate_devices::virtio::Memory;
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+
+pub(crate) use interrupts::{KvmKicks, KvmRoutes, Line};
+pub(crate) use registers::EntryPoint;
+pub(crate) use slots::WindowSlot;
+
+use crate::inherited;
+
+/// The KVM of this host cannot run our VMs, or refused a step.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MachineError {
+    /// Another interface than version 12.
+    #[error("/dev/kvm speaks version {0} of its interface, 12 is needed: is it really KVM?")]
+    Version(i32),
+    /// A capability is missing.
+    #[error("this KVM lacks {0}, which every kernel since 5.10 has: is the host's kernel too old?")]
+    Capability(&'static str),
+    /// An ioctl failed.
+    #[error("KVM refused to {what}")]
+    Kvm {
+        /// What was being done.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// RAM could not be made.
+    #[error(transparent)]
+    Ram(#[from] memory::RamError),
+}
+
+/// Names the step in an error.
+fn to<T>(what: &'static str, result: Result<T, kvm_ioctls::Error>) -> Result<T, MachineError> {
+    result.map_err(|source| MachineError::Kvm { what, source })
+}
+
+/// KVM's VM, its RAM and its vCPUs.
+pub(crate) struct Machine {
+    /// In the order of their APIC ids; the first one boots.
+    pub(crate) vcpus: Vec<VcpuFd>,
+    /// The VM.
+    pub(crate) vm: Arc<VmFd>,
+    /// Guest RAM.
+    pub(crate) memory: Memory,
+    /// Bytes of RAM.
+    pub(crate) ram: u64,
+    /// What the 64-bit PCI window is for this vCPU model.
+    pub(crate) pci_window_64: std::ops::Range<u64>,
+}
+
+impl Machine {
+    /// Makes a VM with `ram` bytes and `vcpus` vCPUs, in the state of a machine at reset.
+    ///
+    /// # Errors
+    /// [`MachineError`]; nothing is left behind.
+    pub(crate) fn new(kvm: OwnedFd, ram: u64, vcpus: u8) -> Result<Self, MachineError> {
+        let kvm = inherited::kvm(kvm);
+        let version = kvm.get_api_version();
+        if version != 12 {
+            return Err(MachineError::Version(version));
+        }
+        for (capability, name) in [
+            (Cap::Irqchip, "an in-kernel interrupt controller"),
+            (Cap::Pit2, "an in-kernel timer"),
+            (Cap::Irqfd, "irqfd"),
+            (Cap::Ioeventfd, "ioeventfd"),
+            (Cap::IoeventfdNoLength, "ioeventfd of any length"),
+            (Cap::UserMemory, "user memory"),
+            (Cap::SetTssAddr, "a movable TSS"),
+            (Cap::ImmediateExit, "immediate exit"),
+        ] {
+            if !kvm.check_extension(capability) {
+                return Err(MachineError::Capability(name));
+            }
+        }
+        let supported = to(
+            "list CPU features",
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES),
+        )?;
+        let pci_window_64 = layout::pci_window_64(cpuid::physical_bits(supported.as_slice()));
+        let memory = memory::allocate(ram, pci_window_64.start)?;
+
+        let vm = to("make a VM", kvm.create_vm())?;
+        to("place its TSS", vm.set_tss_address(layout::KVM_TSS))?;
+        to(
+            "place its identity map",
+            vm.set_identity_map_address(layout::KVM_IDENTITY_MAP),
+        )?;
+        slots::map_ram(&vm, &memory).map_err(|source| MachineError::Kvm {
+            what: "map guest memory",
+            source,
+        })?;
+        to("make an interrupt controller", vm.create_irq_chip())?;
+        to(
+            "make a timer",
+            vm.create_pit2(kvm_pit_config {
+                flags: KVM_PIT_SPEAKER_DUMMY,
+                ..Default::default()
+            }),
+        )?;
+        let vcpus = (0..vcpus)
+            .map(|index| vcpu(&kvm, &vm, supported.as_slice(), index, vcpus))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            vcpus,
+            vm: Arc::new(vm),
+            memory,
+            ram,
+            pci_window_64,
+        })
+    }
+
+    /// Puts the first vCPU at the kernel's entry; the others wait for it to wake them.
+    ///
+    /// # Errors
+    /// [`MachineError`] when KVM or guest memory refuses.
+    pub(crate) fn enter_at(&self, entry: EntryPoint) -> Result<(), MachineError> {
+        match self.vcpus.first() {
+            Some(first) => registers::enter(first, &self.memory, entry),
+            None => Ok(()),
+        }
+    }
+}
+
+fn vcpu(
+    kvm: &Kvm,
+    vm: &VmFd,
+    supported: &[kvm_bindings::kvm_cpuid_entry2],
+    index: u8,
+    count: u8,
+) -> Result<VcpuFd, MachineError> {
+    let vcpu = to("make a vCPU", vm.create_vcpu(u64::from(index)))?;
+    let topology = cpuid::Topology {
+        index,
+        count,
+        tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+    };
+    let entries = cpuid::normalise(supported, topology);
+    let entries = CpuId::from_entries(&entries).map_err(|_| MachineError::Kvm {
+        what: "take that many CPU feature leaves",
+        source: kvm_ioctls::Error::new(rustix::io::Errno::TOOBIG.raw_os_error()),
+    })?;
+    // Before the MSRs: KVM hides MSRs that the CPUID does not announce.
+    to("set CPU features", vcpu.set_cpuid2(&entries))?;
+    registers::reset(&vcpu)?;
+    Ok(vcpu)
+}

@@ -1,0 +1,77 @@
+//! What the supervisor hears of us: log lines on standard error, one line and an exit code on failure.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use casemate_vmm_control::StopReason;
+
+/// Exit code when KVM is missing or forbidden.
+const NO_KVM: u8 = 8;
+
+/// The command line is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; see casemate-vmm --help")]
+pub(crate) struct Usage(pub(crate) &'static str);
+
+/// KVM is missing or forbidden.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open /dev/kvm: {why}; {hint}")]
+pub(crate) struct NoKvm {
+    why: std::io::Error,
+    hint: &'static str,
+}
+
+impl From<rustix::io::Errno> for NoKvm {
+    fn from(errno: rustix::io::Errno) -> Self {
+        use rustix::io::Errno;
+        let hint = match errno {
+            Errno::ACCESS | Errno::PERM => {
+                "add yourself to the kvm group (sudo usermod -aG kvm $USER) and log in again"
+            }
+            Errno::NOENT | Errno::NXIO | Errno::NODEV => {
+                "load the kvm-intel or kvm-amd module, and enable virtualization in the firmware \
+                 (or nested virtualization, if this machine is a VM itself)"
+            }
+            _ => "see the kernel's log",
+        };
+        Self {
+            why: errno.into(),
+            hint,
+        }
+    }
+}
+
+/// Begins to log. Lines go to standard error; when nobody reads it any more they are lost.
+pub(crate) fn init() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CASEMATE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second call would fail; there is none.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .try_init();
+}
+
+/// Says why the VM does not run, and with which code the process ends.
+pub(crate) fn failure(error: &anyhow::Error) -> ExitCode {
+    // Nothing to be done when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "casemate-vmm: {error:#}");
+    if error.is::<Usage>() {
+        ExitCode::from(2)
+    } else if error.is::<NoKvm>() {
+        ExitCode::from(NO_KVM)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// The exit code of a VM that ran.
+pub(crate) fn exit_code(reason: StopReason) -> ExitCode {
+    match reason {
+        StopReason::PowerOff | StopReason::Killed => ExitCode::SUCCESS,
+        StopReason::Reset => ExitCode::from(3),
+        StopReason::Error => ExitCode::FAILURE,
+    }
+}
