@@ -1,1 +1,26 @@
-//! The lab: nested KVM in a QEMU that a test drives over QMP and a virtio port.
+//! The lab: a Debian workstation (L1) inside QEMU whose processor emulates hardware virtualization,
+//! so that Casemate and its VMs (L2) run on a machine that has none. A test starts a [`Lab`], runs
+//! programs in it over a virtio port, types, points and takes pictures over QMP, and drops it.
+//!
+//! Nothing of the product may depend on this crate. It trusts what runs inside the lab no further
+//! than its own test: a lab that lies only fails the test that asked.
+//!
+//! ```text
+//!  test ── Lab ─┬─ socket ── virtio port ── lab-guest (process 1 of L1) ── programs of the test
+//!               ├─ QMP ───── keys, pointer, pictures
+//!               └─ 9p ────── /lab (lab-guest itself), /payload (what the test brings, read-only)
+//! ```
+
+pub mod guest;
+pub mod image;
+mod lab;
+mod qemu;
+pub mod qmp;
+pub mod screen;
+pub mod wire;
+
+pub use guest::{Command, Output, Process, Said};
+pub use image::{Image, cache_dir};
+pub use lab::{Lab, Options};
+pub use qemu::{Accelerator, Drive};
+pub use screen::{Picture, Screen};

@@ -1,0 +1,53 @@
+//! Running other programs from a task: cargo above all.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+/// The folder of the repository.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// The cargo that runs us.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Runs a command to its end, its output going where ours goes.
+pub(crate) fn succeed(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {name}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let words: Vec<_> = command
+        .get_args()
+        .map(|word| word.to_string_lossy())
+        .collect();
+    bail!("{name} {} failed ({status})", words.join(" "))
+}
+
+/// The folder that cargo builds into.
+pub(crate) fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Builds the program that serves commands inside the lab, and says where it is.
+pub(crate) fn build_lab_guest() -> Result<PathBuf> {
+    succeed(cargo().args([
+        "build",
+        "--quiet",
+        "--package",
+        "casemate-lab",
+        "--bin",
+        "lab-guest",
+    ]))?;
+    Ok(target_dir().join("debug/lab-guest"))
+}
