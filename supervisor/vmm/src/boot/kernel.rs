@@ -1,6 +1,7 @@
 //! Kernel, initrd and command line into guest memory.
 
 use std::fs::File;
+use std::io::Seek as _;
 use std::ops::Range;
 
 use linux_loader::loader::KernelLoader;
@@ -50,6 +51,7 @@ pub(super) fn load_initrd(
         source,
     };
     let len = image.metadata().map_err(read)?.len();
+    image.rewind().map_err(read)?;
     let ram_end = memory::low_end(machine.ram);
     let start = ram_end
         .checked_sub(len)

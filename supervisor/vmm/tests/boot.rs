@@ -1,0 +1,184 @@
+//! Boots a small guest on this machine's KVM, as the supervisor would, and looks at the process from outside.
+
+#[path = "toy/payload.rs"]
+mod payload;
+#[path = "toy/vm.rs"]
+mod vm;
+
+use std::fs;
+
+use casemate_vmm_control::{Action, Event, Phase, StopReason};
+use payload::End;
+use vm::{Parts, Vm};
+
+/// The window memory comes after the bridge and the rng, console and vsock devices.
+const WINDOW_SLOT: u8 = 4;
+
+/// Says why nothing is tested on a machine without KVM.
+fn has_kvm() -> bool {
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm");
+    if let Err(error) = &opened {
+        println!("skipped: /dev/kvm: {error}");
+    }
+    opened.is_ok()
+}
+
+/// A VM whose guest has printed its line and mapped the window memory.
+fn booted() -> (Parts, Vm) {
+    let parts = Parts::new(&payload::elf(WINDOW_SLOT));
+    let vm = Vm::start(&parts);
+    vm::eventually("the greeting in the window memory", || {
+        vm::peek(&parts.window, 4) == payload::GREETING.to_le_bytes()
+    });
+    (parts, vm)
+}
+
+#[test]
+fn a_guest_ends_in_the_way_it_asks_for() {
+    if !has_kvm() {
+        return;
+    }
+    for (end, reason, code) in [
+        (End::PowerOff, StopReason::PowerOff, 0),
+        (End::ResetRegister, StopReason::Reset, 3),
+        (End::KeyboardReset, StopReason::Reset, 3),
+        (End::TripleFault, StopReason::Reset, 3),
+    ] {
+        let (parts, vm) = booted();
+        assert_eq!(vm::printed(&parts), payload::LINE);
+        rustix::io::pwrite(&parts.window, &[end as u8], 0).expect("memory");
+        assert_eq!(vm.event(), Event::Stopped { reason }, "{end:?}");
+        assert_eq!(vm.wait(), Some(code), "{end:?}");
+    }
+}
+
+#[test]
+fn control_answers_and_kills() {
+    if !has_kvm() {
+        return;
+    }
+    let (_parts, vm) = booted();
+    vm.act(&Action::Ping);
+    assert!(matches!(
+        vm.event(),
+        Event::State {
+            phase: Phase::Running,
+            ..
+        }
+    ));
+    vm.act(&Action::AttachLink {
+        kind: casemate_vmm_control::LinkKind::Rpc,
+    });
+    assert!(matches!(vm.event(), Event::Failed { .. }), "no descriptor");
+    vm.act(&Action::Kill);
+    let reason = StopReason::Killed;
+    assert_eq!(vm.event(), Event::Stopped { reason });
+    assert_eq!(vm.wait(), Some(0));
+}
+
+#[test]
+fn every_thread_is_jailed() {
+    if !has_kvm() {
+        return;
+    }
+    let (_parts, vm) = booted();
+    let pid = vm.pid.as_raw_nonzero();
+    let tasks: Vec<_> = fs::read_dir(format!("/proc/{pid}/task"))
+        .expect("it runs")
+        .map(|task| task.expect("it runs").path())
+        .collect();
+    let names: Vec<_> = tasks
+        .iter()
+        .map(|task| fs::read_to_string(task.join("comm")).expect("it runs"))
+        .collect();
+    for name in ["casemate-vmm\n", "vcpu0\n", "vcpu1\n"] {
+        assert!(names.iter().any(|other| other == name), "{names:?}");
+    }
+    // The host's kernel may have added threads of its own to the process: they inherit the walls.
+    for task in tasks {
+        let status = fs::read_to_string(task.join("status")).expect("it runs");
+        let field = |name: &str| {
+            status
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .map(str::trim)
+        };
+        for (name, expected) in [
+            ("NoNewPrivs", "1"),
+            ("Seccomp", "2"),
+            ("CapEff", "0000000000000000"),
+            ("CapPrm", "0000000000000000"),
+            ("CapInh", "0000000000000000"),
+            ("CapBnd", "0000000000000000"),
+            ("CapAmb", "0000000000000000"),
+        ] {
+            assert_eq!(field(name), Some(expected), "{name} of {}", task.display());
+        }
+        let own = fs::read_link("/proc/self/ns/user").expect("ours");
+        for namespace in ["user", "mnt", "net", "pid", "ipc", "uts", "cgroup"] {
+            let path = task.join("ns").join(namespace);
+            // Without rights over it the link cannot be read, which says the same.
+            let theirs = fs::read_link(&path).ok();
+            let ours = fs::read_link(format!("/proc/self/ns/{namespace}")).ok();
+            assert_ne!(theirs, ours, "{namespace} namespace");
+            assert_ne!(theirs.as_ref(), Some(&own));
+        }
+    }
+    if let Ok(mounts) = fs::read_to_string(format!("/proc/{pid}/mounts")) {
+        assert_eq!(mounts.lines().count(), 1, "{mounts}");
+        assert!(mounts.contains(" / tmpfs ro,"), "{mounts}");
+    }
+    vm.act(&Action::Kill);
+    assert_eq!(vm.wait(), Some(0));
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    if !has_kvm() {
+        return;
+    }
+    let parts = Parts::new(&payload::elf(WINDOW_SLOT));
+    let not_elf = Parts::new(b"not a kernel, and long enough to have an ELF header in front of it");
+    let launch = parts.launch();
+    for (what, launch) in [
+        ("not a loadable ELF image", not_elf.launch()),
+        (
+            "named twice",
+            casemate_vmm_control::Launch {
+                initrd: launch.kernel,
+                ..launch.clone()
+            },
+        ),
+        (
+            "is not open",
+            casemate_vmm_control::Launch {
+                initrd: 1000,
+                ..launch.clone()
+            },
+        ),
+        (
+            "a VM has 1 to 8",
+            casemate_vmm_control::Launch {
+                vcpus: 0,
+                ..launch.clone()
+            },
+        ),
+        (
+            "MiB of memory",
+            casemate_vmm_control::Launch {
+                memory: casemate_vm::Mebibytes(u32::MAX),
+                ..launch.clone()
+            },
+        ),
+    ] {
+        let output = vm::start(&launch);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{what}: {errors}");
+        assert!(errors.contains(what), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        assert!(output.stdout.is_empty());
+    }
+}

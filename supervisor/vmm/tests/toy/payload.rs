@@ -1,0 +1,143 @@
+//! A guest of a hundred instructions, assembled here: an ELF with a PVH note that prints a line on the serial port, maps
+//! the window memory, waits for a byte in it, and ends in the way that the byte says.
+
+/// What the guest prints.
+pub(crate) const LINE: &str = "hello from the toy guest\n";
+/// What the guest writes at offset 4 of the window memory once it can see it.
+pub(crate) const GREETING: u32 = 0x600d_600d;
+
+/// How the guest ends, by the byte at offset 0 of the window memory.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub(crate) enum End {
+    /// Sleep control register, S5.
+    PowerOff = 1,
+    /// FADT reset register.
+    ResetRegister = 2,
+    /// Command 0xfe of the keyboard controller.
+    KeyboardReset = 3,
+    /// An exception without a table of handlers.
+    TripleFault = 4,
+}
+
+/// Where the payload is loaded and starts.
+const BASE: u32 = 0x10_0000;
+/// Where it puts the window memory: the start of the 32-bit PCI window.
+const WINDOW: u32 = 0xc000_0000;
+
+/// 32-bit code, one method per instruction.
+#[derive(Default)]
+struct Code(Vec<u8>);
+
+impl Code {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+    fn here(&self) -> u32 {
+        BASE + u32::try_from(self.0.len()).expect("short")
+    }
+    fn mov_eax(&mut self, value: u32) {
+        self.bytes(&[0xb8]);
+        self.bytes(&value.to_le_bytes());
+    }
+    fn mov_dx(&mut self, port: u16) {
+        self.bytes(&[0x66, 0xba]);
+        self.bytes(&port.to_le_bytes());
+    }
+    fn out_dword(&mut self, port: u16, value: u32) {
+        self.mov_dx(port);
+        self.mov_eax(value);
+        self.bytes(&[0xef]);
+    }
+    fn out_byte(&mut self, port: u16, value: u8) {
+        self.mov_dx(port);
+        self.bytes(&[0xb0, value, 0xee]);
+    }
+    /// Writes a register of PCI function `slot`.
+    fn config_write(&mut self, slot: u8, register: u8, value: u32) {
+        let address = 1 << 31 | u32::from(slot) << 11 | u32::from(register);
+        self.out_dword(0xcf8, address);
+        self.out_dword(0xcfc, value);
+    }
+    /// Does `body` when AL is `value`.
+    fn when_al(&mut self, value: u8, body: impl FnOnce(&mut Self)) {
+        let mut inner = Self::default();
+        body(&mut inner);
+        let len = u8::try_from(inner.0.len()).expect("short");
+        self.bytes(&[0x3c, value, 0x75, len]); // cmp al, value; jne
+        self.bytes(&inner.0);
+    }
+}
+
+/// The kernel image of a VM whose window memory is PCI function `slot`.
+pub(crate) fn elf(slot: u8) -> Vec<u8> {
+    let mut code = Code::default();
+    for byte in LINE.bytes() {
+        code.out_byte(0x3f8, byte);
+    }
+    code.config_write(slot, 0x18, WINDOW);
+    code.config_write(slot, 0x1c, 0);
+    code.config_write(slot, 0x04, 0x2); // Memory decoding.
+    code.bytes(&[0xc7, 0x05]); // mov dword [WINDOW + 4], GREETING
+    code.bytes(&(WINDOW + 4).to_le_bytes());
+    code.bytes(&GREETING.to_le_bytes());
+    code.bytes(&[0xa0]); // wait: mov al, [WINDOW]
+    code.bytes(&WINDOW.to_le_bytes());
+    code.bytes(&[0x84, 0xc0, 0x74, 0xf7]); // test al, al; jz wait
+    code.when_al(End::PowerOff as u8, |code| {
+        code.out_byte(0x600, 5 << 2 | 1 << 5)
+    });
+    code.when_al(End::ResetRegister as u8, |code| code.out_byte(0x602, 1));
+    code.when_al(End::KeyboardReset as u8, |code| code.out_byte(0x64, 0xfe));
+    let table = code.here();
+    code.when_al(End::TripleFault as u8, |code| {
+        // lidt [table + 11]: six zero bytes after ud2, an empty table.
+        code.bytes(&[0x0f, 0x01, 0x1d]);
+        code.bytes(&(table + 4 + 7 + 2).to_le_bytes());
+        code.bytes(&[0x0f, 0x0b]); // ud2
+        code.bytes(&[0; 6]);
+    });
+    code.bytes(&[0xf4, 0xeb, 0xfd]); // hlt; jmp back
+    image(&code.0)
+}
+
+/// ELF header, one segment to load, one note with the entry.
+fn image(code: &[u8]) -> Vec<u8> {
+    const HEADER: u64 = 64;
+    const PROGRAM_HEADER: u64 = 56;
+    let note_at = HEADER + 2 * PROGRAM_HEADER;
+    let mut note = Vec::new();
+    for word in [4_u32, 4, 18] {
+        note.extend(word.to_le_bytes());
+    }
+    note.extend(b"Xen\0");
+    note.extend(BASE.to_le_bytes());
+    let code_at = note_at + note.len() as u64;
+
+    let mut image = vec![0x7f, b'E', b'L', b'F', 2, 1, 1];
+    image.resize(16, 0);
+    for half in [2_u16, 62] {
+        image.extend(half.to_le_bytes()); // Executable, x86-64.
+    }
+    image.extend(1_u32.to_le_bytes());
+    for long in [u64::from(BASE), HEADER, 0] {
+        image.extend(long.to_le_bytes());
+    }
+    image.extend(0_u32.to_le_bytes());
+    for half in [64_u16, 56, 2, 0, 0, 0] {
+        image.extend(half.to_le_bytes());
+    }
+    for (kind, offset, address, len) in [
+        (1_u32, code_at, u64::from(BASE), code.len() as u64),
+        (4, note_at, 0, note.len() as u64),
+    ] {
+        image.extend(kind.to_le_bytes());
+        image.extend(5_u32.to_le_bytes());
+        for long in [offset, address, address, len, len, 4] {
+            image.extend(long.to_le_bytes());
+        }
+    }
+    image.extend(note);
+    image.extend(code);
+    image
+}
