@@ -144,6 +144,11 @@ impl Configuration {
         self.write_masked(bar.register(), &address.to_le_bytes());
     }
 
+    /// Switches memory decoding on, as firmware would. For the start of a VM.
+    pub fn enable_memory(&mut self) {
+        self.write_masked(COMMAND, &COMMAND_MEMORY.to_le_bytes());
+    }
+
     /// Adds a capability: `body` is what follows the two bytes of number and link, `writable` masks its first bytes.
     /// Returns where in the space the capability (its number byte) is.
     ///

@@ -31,7 +31,7 @@ pub trait MsiRouter: Send + Sync {
     fn allocate(&self) -> io::Result<RouteId>;
 
     /// The guest programmed the vector. Only called when the message differs from the last one and the vector is
-    /// unmasked and enabled, because it is costly on KVM.
+    /// unmasked and enabled, because it is costly on KVM; and only on vCPU threads, from accesses to the table.
     ///
     /// # Errors
     /// The kernel's; the vector then stays silent until the guest programs it anew.

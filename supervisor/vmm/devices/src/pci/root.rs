@@ -117,7 +117,8 @@ impl PciRoot {
         }
     }
 
-    /// Puts a function into the next free slot and gives its BARs addresses. Decoding is off until the guest enables it.
+    /// Puts a function into the next free slot and gives its BARs addresses, which are decoded at once if the function
+    /// comes with memory decoding on and else when the guest enables it.
     ///
     /// # Errors
     /// [`PciError`] when slots or addresses are used up.
@@ -154,7 +155,9 @@ impl PciRoot {
                 decoded: false,
             });
         }
-        slots.occupied.push(Occupied { function, bars });
+        let mut occupied = Occupied { function, bars };
+        self.settle(&mut occupied);
+        slots.occupied.push(occupied);
         Ok(slot)
     }
 
@@ -187,8 +190,13 @@ impl PciRoot {
         else {
             return;
         };
+        lock(&occupied.function).config_write(register, data);
+        self.settle(occupied);
+    }
+
+    /// Moves the BARs of a function to where its configuration space wants them.
+    fn settle(&self, occupied: &mut Occupied) {
         let mut function = lock(&occupied.function);
-        function.config_write(register, data);
         // First out, then in: two BARs of a function may change places.
         for placed in &mut occupied.bars {
             let wanted = function.configuration().decoded(placed.bar);

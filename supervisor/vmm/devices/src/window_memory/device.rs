@@ -49,6 +49,8 @@ impl WindowMemory {
             subsystem: (VENDOR_CASEMATE, DEVICE_WINDOW_MEMORY),
         });
         configuration.add_bar(BarIndex::Bar2, len, true)?;
+        // No driver will claim the function and enable it; kernels keep what firmware enabled.
+        configuration.enable_memory();
         Ok(Self {
             configuration,
             mapper,

@@ -1,7 +1,7 @@
 //! Window memory: a PCI function with one BAR of memory that the guest shares with the compositor.
 //!
-//! BAR2 is the whole sealed memfd, 64-bit and prefetchable, so that a guest maps it write-combined from
-//! `resource2_wc` without a driver. There are no registers: which bytes are which window is said on the window
+//! BAR2 is the whole sealed memfd, 64-bit and prefetchable, and decoded from the start, so that a guest maps it
+//! write-combined from `resource2_wc` without a driver. There are no registers: which bytes are which window is said on the window
 //! stream. This process never looks at a pixel.
 
 mod device;
@@ -15,7 +15,8 @@ use std::io;
 /// Puts the window memory into the guest's address space. On KVM: one memory slot over a mapping of the memfd, whose
 /// length the mapper knows.
 ///
-/// Called from vCPU threads when the guest enables, moves or disables the BAR; never twice in a row the same.
+/// Called when the function is put on the bus, and from vCPU threads when the guest moves, disables or enables the BAR;
+/// never twice in a row the same.
 pub trait SlotMapper: Send + Sync {
     /// Makes the memory appear at guest address `address`, a multiple of its length inside a PCI window.
     ///

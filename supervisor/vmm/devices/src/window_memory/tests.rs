@@ -50,7 +50,10 @@ impl Guest {
     fn new() -> Self {
         let bus = Arc::new(Bus::new());
         let mapper = Arc::new(Mapper::default());
-        let root = Arc::new(PciRoot::new(bus.clone(), vec![WINDOW..WINDOW * 2]));
+        let root = Arc::new(PciRoot::new(
+            bus.clone(),
+            vec![0..0x1000, WINDOW..WINDOW * 2],
+        ));
         let function = WindowMemory::new(LEN, mapper.clone()).expect("a power of two");
         let slot = root.add(Arc::new(Mutex::new(function))).expect("room");
         assert_eq!(slot.number(), 1);
@@ -89,11 +92,13 @@ fn the_function_is_found_by_its_numbers() {
 #[test]
 fn the_slot_follows_the_bar() {
     let guest = Guest::new();
+    assert_eq!(guest.calls(), [Map(WINDOW)], "decoded from the start");
     let low = u32::try_from(2 * LEN).expect("small");
     // Register, value, and what it makes the mapper do.
     for (register, value, calls) in [
-        (0x04, 0x6, vec![Map(WINDOW)]),
         (0x04, 0x6, vec![]),
+        (0x04, 0x0, vec![Unmap]),
+        (0x04, 0x6, vec![Map(WINDOW)]),
         (0x18, low, vec![Unmap, Map(WINDOW + 2 * LEN)]),
         (0x18, low | 0xff, vec![]),
         (0x18, 0xffff_ffff, vec![Unmap, Map(WINDOW + 0xff00_0000)]),
