@@ -234,8 +234,9 @@ impl VirtioPci {
     }
 
     fn notify(&self, offset: u64) {
-        let index = usize::try_from(offset / u64::from(NOTIFY_MULTIPLIER)).unwrap_or(usize::MAX);
-        if let Some(kick) = self.kicks.get(index) {
+        let index = offset.checked_div(NOTIFY_MULTIPLIER.into());
+        let index = index.and_then(|index| usize::try_from(index).ok());
+        if let Some(kick) = index.and_then(|index| self.kicks.get(index)) {
             // Fails only when the counter is full, and then it is ready.
             let _ = kick.write(1);
         }
