@@ -143,8 +143,13 @@ fn a_lab_has_a_screen_a_keyboard_and_a_pointer() {
     assert_eq!((picture.width, picture.height), (1280, 800));
 
     // What the person does arrives at the devices that libinput reads, and the user may read them.
-    let readers = "for device in /dev/input/event*; do cat $device & done; echo up; wait";
-    let events = lab.command("user", &["sh", "-c", readers]).spawn().unwrap();
+    // The shell opens them before it says so: an event is only kept for those who have it open.
+    let readers = "for device in /dev/input/event*; do \
+                   exec {input}<$device; cat <&$input & done; echo up; wait";
+    let events = lab
+        .command("user", &["bash", "-c", readers])
+        .spawn()
+        .unwrap();
     events.wait_for_text("up", Duration::from_secs(60)).unwrap();
     screen.type_text("a").unwrap();
     screen.click(640, 400).unwrap();
