@@ -96,6 +96,10 @@ fn broken_rings_need_a_reset_and_input_is_left_alone() {
         guest.offer(TRANSMIT, &[(DATA, 4, 0, 0)], heads);
         guest.kick(TRANSMIT);
         assert!(guest.interrupt.is_broken(), "{heads:?}");
+        let used = guest.used(TRANSMIT);
+        guest.set_available(TRANSMIT, 1);
+        guest.kick(TRANSMIT);
+        assert_eq!(guest.used(TRANSMIT), used, "it waits for a reset");
     }
     guest.restart();
     guest.offer(0, &[(DATA, 4, WRITE, 0)], &[0]);

@@ -138,6 +138,11 @@ fn a_device_needs_all_its_queues_and_may_refuse() {
         guest.set(STATUS, 15);
         assert_eq!(guest.get(STATUS), 15 | 64, "{enabled:?}");
         assert!(!guest.is_active(), "{enabled:?}");
+        for queue in 0..2 {
+            guest.set(QUEUE_SELECT, queue);
+            guest.set(QUEUE_DEVICE, 0x9000);
+            assert_ne!(guest.get(QUEUE_DEVICE), 0x9000, "too late: {enabled:?}");
+        }
     }
     lock(&guest.device).refuse = true;
     guest.start();
