@@ -1,0 +1,192 @@
+//! The command lines: subcommands of `casemate-agent`, and the names of the reference by which it may be called.
+
+use std::{env, ffi::OsString, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    boot,
+    rpc::{account, control::Calls, local, transport::Transport},
+    services::Service,
+    tools::{client, qvm},
+};
+
+/// Casemate's agent in a VM.
+#[derive(Debug, Parser)]
+#[command(name = "casemate-agent", version, about)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serves calls of the host and of other VMs; never returns.
+    Daemon {
+        /// Unix sockets DIR/PORT.sock instead of vsock, for tests.
+        #[arg(long, value_name = "DIR")]
+        connect_dir: Option<PathBuf>,
+        /// Socket for programs of this VM.
+        #[arg(long, default_value = local::SOCKET)]
+        socket: PathBuf,
+    },
+    /// Sets this VM's name from the kernel command line.
+    Identity,
+    /// Formats a new private volume and mounts it on /rw and /home.
+    MountPrivate,
+    /// Enables the window memory and gives it to an account.
+    WindowMemory {
+        #[arg(long, default_value = account::DEFAULT_USER)]
+        user: String,
+    },
+    /// Runs one of the services that come with Casemate, on standard streams.
+    Service {
+        #[command(subcommand)]
+        service: Service,
+    },
+    /// Becomes an account and runs a command in place of this process.
+    #[command(hide = true)]
+    AsAccount {
+        name: String,
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Sends files as a copy stream on stdout.
+    #[command(hide = true)]
+    SendFiles {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Calls a service in another VM; exit code 126 when refused.
+    #[command(name = "qrexec-client-vm")]
+    ClientVm {
+        /// VM, or a keyword such as @default or @dispvm.
+        target: String,
+        /// SERVICE or SERVICE+ARGUMENT.
+        service: String,
+        /// Program whose stdout is the call's input and whose stdin is its output.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        program: Vec<String>,
+    },
+    /// Copies files to a VM that the host's prompt asks for.
+    #[command(name = "qvm-copy")]
+    Copy {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Moves files to a VM that the host's prompt asks for.
+    #[command(name = "qvm-move")]
+    Move {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Copies files to a named VM.
+    #[command(name = "qvm-copy-to-vm")]
+    CopyToVm {
+        target: String,
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Moves files to a named VM.
+    #[command(name = "qvm-move-to-vm")]
+    MoveToVm {
+        target: String,
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Opens a file in another VM.
+    #[command(name = "qvm-open-in-vm")]
+    OpenInVm { target: String, file: PathBuf },
+    /// Opens a file in a fresh disposable.
+    #[command(name = "qvm-open-in-dvm")]
+    OpenInDvm { file: PathBuf },
+    /// Runs a shell line in another VM.
+    #[command(name = "qvm-run-vm")]
+    RunVm { target: String, line: String },
+}
+
+/// Names by which the program may be called directly.
+const NAMES: &[&str] = &[
+    "qrexec-client-vm",
+    "qvm-copy",
+    "qvm-move",
+    "qvm-copy-to-vm",
+    "qvm-move-to-vm",
+    "qvm-open-in-vm",
+    "qvm-open-in-dvm",
+    "qvm-run-vm",
+];
+
+/// Reads the command line; wrong ones end the process with a usage message.
+pub(crate) fn parse() -> Options {
+    Options::parse_from(with_subcommand(env::args_os().collect()))
+}
+
+/// `qvm-copy x` is `casemate-agent qvm-copy x`.
+fn with_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let name = arguments
+        .first()
+        .and_then(|first| first.to_str()?.rsplit('/').next().map(str::to_owned));
+    if let Some(name) = name.filter(|name| NAMES.contains(&name.as_str())) {
+        arguments.insert(1, name.into());
+    }
+    arguments
+}
+
+impl Options {
+    /// Does what was asked; the number is the exit status.
+    pub(crate) fn run(self) -> anyhow::Result<u8> {
+        match self.verb {
+            Verb::Daemon {
+                connect_dir,
+                socket,
+            } => {
+                let calls = Calls::new(connect_dir.map_or(Transport::Vsock, Transport::Directory));
+                local::listen(&socket, std::sync::Arc::clone(&calls))?;
+                calls.run();
+            }
+            Verb::Identity => boot::identity::run().map(|()| 0),
+            Verb::MountPrivate => boot::private::run().map(|()| 0),
+            Verb::WindowMemory { user } => boot::window_memory::run(&user).map(|()| 0),
+            Verb::Service { service } => service.run(),
+            Verb::AsAccount { name, command } => account::run_as(&name, &command).map(|()| 0),
+            Verb::SendFiles { files } => qvm::send_files(&files),
+            Verb::ClientVm {
+                target,
+                service,
+                program,
+            } => client::call(&target, &service, &program),
+            Verb::Copy { files } => qvm::copy("@default", &files, false),
+            Verb::Move { files } => qvm::copy("@default", &files, true),
+            Verb::CopyToVm { target, files } => qvm::copy(&target, &files, false),
+            Verb::MoveToVm { target, files } => qvm::copy(&target, &files, true),
+            Verb::OpenInVm { target, file } => qvm::open(&target, file),
+            Verb::OpenInDvm { file } => qvm::open("@dispvm", file),
+            Verb::RunVm { target, line } => qvm::run(&target, &line),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn names_become_subcommands() {
+        let words = |list: &[&str]| list.iter().map(Into::into).collect::<Vec<OsString>>();
+        assert_eq!(
+            with_subcommand(words(&["/usr/bin/qvm-copy", "a"])),
+            words(&["/usr/bin/qvm-copy", "qvm-copy", "a"])
+        );
+        assert_eq!(
+            with_subcommand(words(&["casemate-agent", "identity"])),
+            words(&["casemate-agent", "identity"])
+        );
+    }
+}

@@ -1,0 +1,214 @@
+//! The control stream: what the broker orders, what we report, and which local clients wait for an answer.
+
+use std::{
+    collections::HashMap,
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use casemate_qrexec_wire::{
+    CommandLine, ControlDecoder, ExecParams, Ident, Message, ToAgent, ToBroker, Trigger, Version,
+    limits,
+};
+
+use super::{
+    data::invalid,
+    prepare::prepare,
+    serve::{serve, start},
+    transport::Transport,
+};
+
+/// Most calls served at once, as many as there are data ports.
+const MAX_CALLS: usize = limits::MAX_DATA_PORTS as usize;
+
+/// Shortest and longest pause between two attempts to reach the host.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// A local client's wait for the broker's word.
+pub(crate) struct Answer(mpsc::Receiver<ExecParams>);
+
+impl Answer {
+    /// Where the data stream is, or `None` when refused or when the broker is lost. A prompt may take minutes; there is
+    /// no timeout here.
+    pub(crate) fn wait(self) -> Option<ExecParams> {
+        self.0.recv().ok()
+    }
+}
+
+/// An established control stream.
+struct Control {
+    stream: UnixStream,
+    version: Version,
+}
+
+/// The agent's calls in both directions. Shared by the control thread, the local clients and the service threads;
+/// each lock is held for one map operation or one frame.
+pub(crate) struct Calls {
+    transport: Transport,
+    control: Mutex<Option<Control>>,
+    waiting: Mutex<HashMap<Ident, mpsc::Sender<ExecParams>>>,
+    next_ident: AtomicU64,
+    serving: Mutex<usize>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Calls {
+    pub(crate) fn new(transport: Transport) -> Arc<Self> {
+        Arc::new(Self {
+            transport,
+            control: Mutex::new(None),
+            waiting: Mutex::new(HashMap::new()),
+            next_ident: AtomicU64::new(1),
+            serving: Mutex::new(0),
+        })
+    }
+
+    /// Keeps the control stream up for ever.
+    pub(crate) fn run(self: &Arc<Self>) -> ! {
+        let (shortest, longest) = PAUSES;
+        let mut pause = shortest;
+        loop {
+            match self.session() {
+                Ok(()) => {
+                    tracing::info!("the control stream ended");
+                    pause = shortest;
+                }
+                Err(error) => tracing::debug!(%error, "no control stream"),
+            }
+            *lock(&self.control) = None;
+            // Whoever still waits for an answer would wait for ever.
+            lock(&self.waiting).clear();
+            thread::sleep(pause);
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    fn session(self: &Arc<Self>) -> io::Result<()> {
+        let mut stream = self.transport.connect(limits::CONTROL_PORT)?;
+        let mut hello = Vec::new();
+        ToBroker::Hello(Version::OURS.number())
+            .encode(Version::OLDEST, &mut hello)
+            .map_err(invalid)?;
+        stream.write_all(&hello)?;
+        let mut decoder = ControlDecoder::<ToAgent>::default();
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            while let Some(order) = decoder.take().map_err(invalid)? {
+                if matches!(order, ToAgent::Hello(_)) {
+                    let version = decoder.version().ok_or(io::ErrorKind::InvalidData)?;
+                    *lock(&self.control) = Some(Control {
+                        stream: stream.try_clone()?,
+                        version,
+                    });
+                    tracing::info!(version = version.number(), "connected to the broker");
+                }
+                self.order(order);
+            }
+            let read = stream.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(());
+            }
+            decoder.feed(buffer.get(..read).unwrap_or_default());
+        }
+    }
+
+    fn order(self: &Arc<Self>, order: ToAgent) {
+        match order {
+            ToAgent::Hello(_) => {}
+            ToAgent::Execute(place, line) => self.serve(place, line, false),
+            ToAgent::JustExecute(place, line) => self.serve(place, line, true),
+            ToAgent::Connect(place, ident) => {
+                if let Some(client) = lock(&self.waiting).remove(&ident) {
+                    // A client that has gone meanwhile has nothing to be told.
+                    let _ = client.send(place);
+                }
+            }
+            ToAgent::Refused(ident) => {
+                lock(&self.waiting).remove(&ident);
+            }
+        }
+    }
+
+    fn serve(self: &Arc<Self>, place: ExecParams, line: CommandLine, detached: bool) {
+        let full = {
+            let mut serving = lock(&self.serving);
+            let full = *serving >= MAX_CALLS;
+            *serving += usize::from(!full);
+            full
+        };
+        if full {
+            self.report(place);
+            return;
+        }
+        let calls = Arc::clone(self);
+        thread::spawn(move || {
+            if let Err(error) = calls.one_call(place, &line, detached) {
+                tracing::info!(%error, port = place.port, "a call ended early");
+            }
+            *lock(&calls.serving) -= 1;
+            calls.report(place);
+        });
+    }
+
+    fn one_call(&self, place: ExecParams, line: &CommandLine, detached: bool) -> io::Result<()> {
+        let stream = self.transport.connect_announced(place.port)?;
+        let prepared = prepare(line);
+        if detached {
+            start(stream, prepared)
+        } else {
+            serve(stream, prepared)
+        }
+    }
+
+    /// When the report fails the control stream is lost, and with it everything that the broker knew of the port.
+    fn report(&self, place: ExecParams) {
+        if let Err(error) = self.terminated(place) {
+            tracing::debug!(%error, port = place.port, "the end of a call could not be reported");
+        }
+    }
+
+    /// Sends a local client's request on, under an ident of ours.
+    ///
+    /// # Errors
+    /// When there is no control stream.
+    pub(crate) fn trigger(&self, mut trigger: Trigger) -> io::Result<Answer> {
+        let number = self.next_ident.fetch_add(1, Ordering::Relaxed);
+        let ident = Ident::new(&format!("SOCKET{number}")).map_err(invalid)?;
+        trigger.ident = ident;
+        let (sender, receiver) = mpsc::channel();
+        lock(&self.waiting).insert(ident, sender);
+        let sent = self.send(&ToBroker::Trigger(trigger));
+        if sent.is_err() {
+            lock(&self.waiting).remove(&ident);
+        }
+        sent.map(|()| Answer(receiver))
+    }
+
+    /// Reports that a call is over.
+    ///
+    /// # Errors
+    /// When there is no control stream.
+    pub(crate) fn terminated(&self, place: ExecParams) -> io::Result<()> {
+        self.send(&ToBroker::Terminated(place))
+    }
+
+    fn send(&self, message: &ToBroker) -> io::Result<()> {
+        let mut control = lock(&self.control);
+        let control = control.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let mut frame = Vec::new();
+        message
+            .encode(control.version, &mut frame)
+            .map_err(invalid)?;
+        control.stream.write_all(&frame)
+    }
+}

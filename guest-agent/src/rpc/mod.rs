@@ -1,0 +1,13 @@
+//! The qrexec agent: one control stream to the broker, one data stream a call, local clients on a socket.
+
+pub(crate) mod account;
+pub(crate) mod control;
+pub(crate) mod data;
+pub(crate) mod local;
+pub(crate) mod lookup;
+mod prepare;
+pub(crate) mod serve;
+pub(crate) mod transport;
+
+#[cfg(test)]
+mod tests;

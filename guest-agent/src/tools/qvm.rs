@@ -1,0 +1,102 @@
+//! `qvm-copy`, `qvm-move`, `qvm-copy-to-vm`, `qvm-move-to-vm`, `qvm-open-in-vm`, `qvm-open-in-dvm`, `qvm-run-vm`.
+
+use std::{
+    fs,
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+
+use super::client::call;
+use crate::{filecopy::send, services::vm_exec::encode};
+
+/// Copies files to a VM that the prompt asks for (`@default`) or that is named. With `remove`, the originals go once
+/// the whole copy has been confirmed.
+pub(crate) fn copy(target: &str, files: &[PathBuf], remove: bool) -> anyhow::Result<u8> {
+    check(files)?;
+    let code = with_sender(target, "qubes.Filecopy", files)?;
+    if code == 0 && remove {
+        for file in files {
+            let is_directory = fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_dir());
+            let removed = if is_directory {
+                fs::remove_dir_all(file)
+            } else {
+                fs::remove_file(file)
+            };
+            removed
+                .with_context(|| format!("{} was copied but cannot be removed", file.display()))?;
+        }
+    }
+    Ok(code)
+}
+
+/// Opens one file in another VM.
+pub(crate) fn open(target: &str, file: PathBuf) -> anyhow::Result<u8> {
+    let files = [file];
+    check(&files)?;
+    with_sender(target, "qubes.OpenInVM", &files)
+}
+
+/// Runs a shell line in another VM.
+pub(crate) fn run(target: &str, line: &str) -> anyhow::Result<u8> {
+    call(
+        target,
+        &format!("qubes.VMExec+{}", encode(&["/bin/sh", "-c", line])),
+        &[],
+    )
+}
+
+fn with_sender(target: &str, service: &str, files: &[PathBuf]) -> anyhow::Result<u8> {
+    let mut program = vec![
+        "/proc/self/exe".to_owned(),
+        "send-files".to_owned(),
+        "--".to_owned(),
+    ];
+    for file in files {
+        program.push(
+            file.to_str()
+                .context("a file's name is not valid UTF-8")?
+                .to_owned(),
+        );
+    }
+    call(target, service, &program)
+}
+
+/// Wrong names are told before anybody is asked anything.
+fn check(files: &[PathBuf]) -> anyhow::Result<()> {
+    for file in files {
+        fs::symlink_metadata(file).with_context(|| format!("cannot copy {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// The program behind [`with_sender`]: the stream on stdout, the answer on stdin, progress on a terminal.
+pub(crate) fn send_files(files: &[PathBuf]) -> anyhow::Result<u8> {
+    let started = Instant::now();
+    let mut shown = Instant::now();
+    let visible = io::stderr().is_terminal();
+    let mut progress = |sent: u64| {
+        if visible && shown.elapsed() > Duration::from_millis(200) {
+            shown = Instant::now();
+            let seconds = started.elapsed().as_secs_f64().max(0.001);
+            #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+            let rate = sent as f64 / seconds / 1e6;
+            let _ = write!(
+                io::stderr(),
+                "\r{} MB sent, {rate:.1} MB/s ",
+                sent / 1_000_000
+            );
+        }
+    };
+    let mut output = fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut input = fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let result = send(files, &mut output, &mut input, &mut progress);
+    if visible {
+        let _ = writeln!(io::stderr());
+    }
+    result.context("the copy failed")?;
+    Ok(0)
+}
