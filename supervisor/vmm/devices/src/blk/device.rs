@@ -95,7 +95,7 @@ fn serve(
         };
         queue.complete(memory, head, written)?;
         served = served.saturating_add(1);
-        if served % SIGNAL_EVERY == 0 {
+        if served.is_multiple_of(SIGNAL_EVERY) {
             queue.notify(memory)?;
         }
     }

@@ -73,7 +73,7 @@ impl Overlay {
         }
         let image = FormatAccess::new(image);
         let size = image.size();
-        if size == 0 || size % SECTOR != 0 {
+        if size == 0 || !size.is_multiple_of(SECTOR) {
             return Err(OpenError::Size(size));
         }
         Ok(Self {

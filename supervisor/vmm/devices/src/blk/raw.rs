@@ -44,7 +44,7 @@ pub(super) fn examine(file: &OwnedFd, access: Access) -> Result<u64, OpenError> 
         return Err(OpenError::NotAFile);
     }
     let size = u64::try_from(stat.st_size).unwrap_or(0);
-    if size == 0 || size % SECTOR != 0 {
+    if size == 0 || !size.is_multiple_of(SECTOR) {
         return Err(OpenError::Size(size));
     }
     let flags = fcntl_getfl(file).map_err(|errno| OpenError::Examine(errno.into()))?;

@@ -213,7 +213,7 @@ fn ranges(
         items: [Range::default(); MAX_RANGES],
         count: from.len() / RANGE,
     };
-    if from.is_empty() || from.len() % RANGE != 0 || parsed.count > MAX_RANGES {
+    if from.is_empty() || !from.len().is_multiple_of(RANGE) || parsed.count > MAX_RANGES {
         return Err(Refusal::IoError);
     }
     let mut rest = from;

@@ -214,7 +214,7 @@ impl Connection {
     fn forward(&mut self, count: usize) {
         self.receive
             .forward(u32::try_from(count).unwrap_or(u32::MAX));
-        self.owed.credit_update |= self.receive.worth_telling();
+        self.owed.credit_update |= !self.guest.sending && self.receive.worth_telling();
     }
 
     /// Draws the consequences of whatever happened. True when the connection can be taken away.
@@ -256,6 +256,9 @@ impl Connection {
 
     /// The next packet for the guest; its data, if any, was put into the first bytes of `room`.
     /// After a reset the connection is over.
+    ///
+    /// What the service has shut goes before data, because a service that no longer reads may write for ever; but
+    /// after the little that a service which is gone has left behind, so that the guest hears of both ends at once.
     pub(super) fn produce(&mut self, memory: &GuestMemoryMmap, room: View<'_>) -> Option<ToGuest> {
         let mut shut = Shut::default();
         let mut len = 0;
@@ -265,7 +268,7 @@ impl Connection {
             Operation::Reset
         } else if std::mem::take(&mut self.owed.response) {
             Operation::Response
-        } else if let Some(told) = self.untold() {
+        } else if let Some(told) = self.untold().filter(|_| !self.hung_up) {
             shut = told;
             Operation::Shutdown
         } else if let Some(count) = self.read(memory, room) {

@@ -247,11 +247,6 @@ impl Muxer {
         self.places.clear();
         self.resets.clear();
     }
-
-    #[cfg(test)]
-    pub(super) fn connections(&self) -> usize {
-        self.places.iter().flatten().count()
-    }
 }
 
 /// What a packet does to the connection it belongs to.
