@@ -1,1 +1,31 @@
-//! Qubes policy: parser and evaluator; pure, no I/O, reads no clock.
+//! The policy that decides which VM may call which service where; parser and evaluator.
+//!
+//! Pure: does no I/O and reads no clock. The same rules, request and facts give the same decision. Files come
+//! through a callback ([`Files`]), facts about VMs as plain data ([`Facts`]). Whatever is not understood, not
+//! found or not matched ends in a deny.
+//!
+//! The language is that of Qubes OS 4.1 to 4.3, without `!compat-4.0`. The outcome is that of the reference except
+//! where it crashes or contradicts its manual:
+//!
+//! * a deny of a disposable also holds in the list that an ask offers;
+//! * `@tag:` and `@type:` never match the admin domain, under none of its names;
+//! * VMs are compared by identity, whether name or UUID was written;
+//! * a rule about a template that is gone, or about a default disposable of a VM that has none, does not match
+//!   (the reference stops judging);
+//! * `ask target=` is looked up before a person is asked.
+#![deny(missing_docs)]
+
+mod decision;
+mod evaluate;
+mod facts;
+mod files;
+mod parse;
+mod rule;
+mod token;
+
+pub use decision::{Decision, Denial, Destination, Request, Verdict};
+pub use facts::{Domain, Facts};
+pub use files::{Files, PolicyFile, Refused, select};
+pub use parse::{Policy, PolicyError, Problem};
+pub use rule::{Action, Place, Rule};
+pub use token::{InvalidToken, Pattern, VmRef, Wish};
