@@ -57,16 +57,8 @@ impl Agent {
             .events
             .insert_source(source, |_, _, agent: &mut Self| {
                 agent.receive();
-                let open = agent
-                    .connection
-                    .as_ref()
-                    .is_some_and(|connection| connection.failure.is_none());
-                // A failed stream stays readable; `keep_connected` removes the source.
-                Ok(if open {
-                    PostAction::Continue
-                } else {
-                    PostAction::Disable
-                })
+                // A failed stream stays readable; `keep_connected` removes the source before the next wait.
+                Ok(PostAction::Continue)
             })
             .map_err(|error| error.error)?;
         connection.source = Some(token);
