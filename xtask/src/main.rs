@@ -5,8 +5,12 @@
     reason = "it speaks to a person at a terminal"
 )]
 
+mod ci;
 mod lab;
 mod run;
+mod setup;
+mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -21,11 +25,22 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    Setup(setup::Arguments),
+    /// Run the gate: tidy, fmt, clippy, tests, doc, deny.
+    Ci,
+    Test(test::Arguments),
+    /// Check the rules of the tree that no compiler knows.
+    Tidy,
     Lab(lab::Arguments),
 }
 
 fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
     let result = match Arguments::parse().task {
+        Task::Setup(arguments) => setup::run(&arguments).map(done),
+        Task::Ci => ci::run().map(done),
+        Task::Test(arguments) => test::run(&arguments).map(done),
+        Task::Tidy => tidy::run().map(done),
         Task::Lab(arguments) => lab::run(arguments),
     };
     result.unwrap_or_else(|error| {

@@ -1,0 +1,73 @@
+//! `cargo xtask ci`: the gate. The same command here and on a build machine.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::run::{cargo, succeed};
+use crate::{test, tidy};
+
+/// What makes the workspace's tests and lints see the lab's own tests.
+pub(crate) const LAB_TESTS: &str = "casemate-lab/boots";
+
+type Phase = (&'static str, fn() -> Result<()>);
+
+const PHASES: [Phase; 6] = [
+    ("tidy", tidy::run),
+    ("fmt", || succeed(cargo().args(["fmt", "--all", "--check"]))),
+    ("clippy", clippy),
+    ("tests", test::native),
+    ("doc", doc),
+    ("deny", deny),
+];
+
+pub(crate) fn run() -> Result<()> {
+    let mut failed = Vec::new();
+    // All of them, so that one run shows all there is to do.
+    for (name, phase) in PHASES {
+        println!("ci: {name}");
+        let began = Instant::now();
+        if let Err(error) = phase() {
+            println!("ci: {name} failed: {error:#}");
+            failed.push(name);
+        }
+        println!("ci: {name} took {:.0} s", began.elapsed().as_secs_f64());
+    }
+    if failed.is_empty() {
+        println!("ci: all is well");
+        return Ok(());
+    }
+    bail!("failed: {}", failed.join(", "))
+}
+
+fn clippy() -> Result<()> {
+    let scope = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--features",
+        LAB_TESTS,
+    ];
+    succeed(cargo().args(scope).args(["--", "--deny", "warnings"]))
+}
+
+fn doc() -> Result<()> {
+    let mut command = cargo();
+    command.args([
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
+    succeed(command.env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+fn deny() -> Result<()> {
+    let present = Command::new("cargo-deny").arg("--version").output().is_ok();
+    if !present {
+        println!("ci: deny is skipped, cargo-deny is not installed");
+        return Ok(());
+    }
+    succeed(cargo().args(["deny", "check"]))
+}

@@ -1,0 +1,93 @@
+//! `cargo xtask test`: everything that can be tested here, natively first and then in the lab.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::ci::LAB_TESTS;
+use crate::run::{cargo, succeed};
+use crate::{lab, setup};
+
+/// Run all tests: native ones, then those that boot the lab.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Leave out the tests that boot the lab.
+    #[arg(long)]
+    no_lab: bool,
+    /// Only the tests that boot the lab.
+    #[arg(long, conflicts_with = "no_lab")]
+    only_lab: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let mut failed = Vec::new();
+    let mut phase = |name: &'static str, work: &dyn Fn() -> Result<()>| {
+        println!("test: {name}");
+        let began = Instant::now();
+        let result = work();
+        if let Err(error) = &result {
+            println!("test: {name} failed: {error:#}");
+            failed.push(name);
+        }
+        println!("test: {name} took {:.0} s", began.elapsed().as_secs_f64());
+    };
+    if !setup::missing()?.is_empty() {
+        phase("packages", &|| setup::run(&setup::Arguments::default()));
+    }
+    if !arguments.only_lab {
+        phase("native tests", &native);
+    }
+    if !arguments.no_lab {
+        phase("lab image", &|| lab::build().map(drop));
+        phase("lab tests", &in_lab);
+    }
+    if failed.is_empty() {
+        println!("test: all passed");
+        return Ok(());
+    }
+    bail!("failed: {}", failed.join(", "))
+}
+
+/// The tests of the workspace that need no lab.
+pub(crate) fn native() -> Result<()> {
+    let mut command = cargo();
+    if nextest() {
+        succeed(command.args(["nextest", "run", "--workspace", "--no-fail-fast"]))?;
+        // nextest leaves out the examples in documentation.
+        return succeed(cargo().args(["test", "--workspace", "--doc", "--quiet"]));
+    }
+    succeed(command.args(["test", "--workspace", "--no-fail-fast"]))
+}
+
+/// The tests that boot the lab, one after the other: each lab wants all processors of a small machine.
+fn in_lab() -> Result<()> {
+    let scope = [
+        "--package",
+        "casemate-lab",
+        "--features",
+        LAB_TESTS,
+        "--test",
+        "*",
+    ];
+    if nextest() {
+        return succeed(
+            cargo()
+                .args(["nextest", "run", "--no-fail-fast", "--test-threads", "1"])
+                .args(scope),
+        );
+    }
+    succeed(cargo().args(["test", "--no-fail-fast"]).args(scope).args([
+        "--",
+        "--test-threads",
+        "1",
+    ]))
+}
+
+fn nextest() -> bool {
+    Command::new("cargo-nextest")
+        .arg("--version")
+        .output()
+        .is_ok()
+}
