@@ -187,13 +187,14 @@ impl VirtioDevice for Block {
                 expected: QUEUES.len(),
             });
         }
-        for (token, queue) in (0..).zip(&queues) {
-            registrar.add(&queue.kick, token, Interest::Read)?;
+        // Kept before they are watched: a reset after a failure takes back what was.
+        let queues = queues.into_iter().map(Some).collect();
+        self.state = State::Active { memory, queues };
+        if let State::Active { queues, .. } = &self.state {
+            for (token, queue) in (0..).zip(queues.iter().flatten()) {
+                registrar.add(&queue.kick, token, Interest::Read)?;
+            }
         }
-        self.state = State::Active {
-            memory,
-            queues: queues.into_iter().map(Some).collect(),
-        };
         Ok(())
     }
 

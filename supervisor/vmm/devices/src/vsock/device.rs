@@ -268,16 +268,17 @@ impl VirtioDevice for Vsock {
                 got: queues.len(),
                 expected: QUEUES.len(),
             })?;
-        registrar.add(&rx.kick, RX, Interest::Read)?;
-        registrar.add(&tx.kick, TX, Interest::Read)?;
-        registrar.add(&self.mailbox.wake, WAKE, Interest::Read)?;
-        self.active = Some(Active {
+        // Kept before they are watched: a reset after a failure takes back what was.
+        let active = self.active.insert(Active {
             memory,
             rx,
             tx,
             _events: events,
             tx_stalled: false,
         });
+        registrar.add(&active.rx.kick, RX, Interest::Read)?;
+        registrar.add(&active.tx.kick, TX, Interest::Read)?;
+        registrar.add(&self.mailbox.wake, WAKE, Interest::Read)?;
         self.take_mail(registrar);
         Ok(())
     }

@@ -12,8 +12,8 @@ use rustix::net::{AddressFamily, SocketType};
 
 use crate::event_loop::{Interest, Registrar};
 
-/// Messages read in one turn of the loop; the rest waits for the next.
-const TURN: usize = 64;
+/// Messages read in one turn of the loop; the rest waits for the next. Enough for every port of a service and back.
+const TURN: usize = 2 * MAX_OFFERS;
 
 /// The kinds of link, in the order of their tokens.
 pub(super) const KINDS: [LinkKind; 2] = [LinkKind::Rpc, LinkKind::Windows];
