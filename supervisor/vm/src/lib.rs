@@ -11,5 +11,5 @@ mod state;
 
 pub use label::{Label, UnknownLabel};
 pub use name::{InvalidName, VmName};
-pub use spec::{Mebibytes, VmKind, VmSpec};
+pub use spec::{InvalidSpec, Mebibytes, VmKind, VmSpec};
 pub use state::{VmId, VmState};

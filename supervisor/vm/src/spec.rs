@@ -65,6 +65,55 @@ impl VmSpec {
         }
     }
 
+    /// Fewest MiB in which a stock distribution kernel and its initrd come up.
+    const MIN_MEMORY: u32 = 128;
+    /// Most MiB of a VM: what fits the guest's physical address layout with room to spare.
+    const MAX_MEMORY: u32 = 512 * 1024;
+    /// Most vCPUs of a VM, as the vmm lays out its interrupt controllers.
+    const MAX_VCPUS: u8 = 8;
+    /// Smallest private volume, in MiB: less does not hold a file system and its journal.
+    const MIN_PRIVATE: u32 = 16;
+    /// Largest private volume, in MiB.
+    const MAX_PRIVATE: u32 = 16 * 1024 * 1024;
+
+    /// Checks the sizes.
+    ///
+    /// # Errors
+    /// The first size that is out of its range.
+    pub fn check(&self) -> Result<(), InvalidSpec> {
+        let ranges = [
+            (
+                "memory-mib",
+                self.memory_mib.0,
+                Self::MIN_MEMORY,
+                Self::MAX_MEMORY,
+            ),
+            (
+                "vcpus",
+                u32::from(self.vcpus),
+                1,
+                u32::from(Self::MAX_VCPUS),
+            ),
+            (
+                "private-mib",
+                self.private_mib.0,
+                Self::MIN_PRIVATE,
+                Self::MAX_PRIVATE,
+            ),
+        ];
+        for (key, value, min, max) in ranges {
+            if !(min..=max).contains(&value) {
+                return Err(InvalidSpec {
+                    key,
+                    value,
+                    min,
+                    max,
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn default_kind() -> VmKind {
         VmKind::App
     }
@@ -79,5 +128,43 @@ impl VmSpec {
 
     fn default_private() -> Mebibytes {
         Mebibytes(2048)
+    }
+}
+
+/// A size of a definition that no VM can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key} is {value}, it must be {min} to {max}")]
+pub struct InvalidSpec {
+    /// The key in the definition.
+    pub key: &'static str,
+    /// What it says.
+    pub value: u32,
+    /// The least it may say.
+    pub min: u32,
+    /// The most it may say.
+    pub max: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_checked() {
+        let good = VmSpec::new(VmKind::App, "debian-12".parse().unwrap(), Label::Blue);
+        assert_eq!(good.check(), Ok(()));
+        let change = |change: fn(&mut VmSpec)| {
+            let mut spec = good.clone();
+            change(&mut spec);
+            spec.check().err().map(|invalid| invalid.key)
+        };
+        assert_eq!(change(|spec| spec.memory_mib.0 = 0), Some("memory-mib"));
+        assert_eq!(
+            change(|spec| spec.memory_mib.0 = u32::MAX),
+            Some("memory-mib")
+        );
+        assert_eq!(change(|spec| spec.vcpus = 0), Some("vcpus"));
+        assert_eq!(change(|spec| spec.vcpus = 9), Some("vcpus"));
+        assert_eq!(change(|spec| spec.private_mib.0 = 15), Some("private-mib"));
     }
 }
