@@ -6,14 +6,16 @@
 #![deny(missing_docs)]
 
 mod compositor;
+mod connect;
 mod error;
 mod qrexec;
 mod supervisor;
 
+pub use crate::supervisor::{NewVm, Supervisor1Proxy, TemplateInfo, VmInfo};
 pub use compositor::{Answer, AskTarget, Compositor1Proxy, Notice, Question, WindowInfo};
+pub use connect::{broker, compositor, supervisor};
 pub use error::Error;
 pub use qrexec::{CallStream, Decision, Qrexec1Proxy};
-pub use supervisor::{NewVm, Supervisor1Proxy, TemplateInfo, VmInfo};
 
 use std::path::{Path, PathBuf};
 
@@ -44,6 +46,15 @@ impl Bus {
             Self::Supervisor => "/org/casemate/Supervisor1",
             Self::Qrexec => "/org/casemate/Qrexec1",
             Self::Compositor => "/org/casemate/Compositor1",
+        }
+    }
+
+    /// The name that proxies give as destination. Peer-to-peer nobody looks at it, but it must be there.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Supervisor => "org.casemate.Supervisor1",
+            Self::Qrexec => "org.casemate.Qrexec1",
+            Self::Compositor => "org.casemate.Compositor1",
         }
     }
 }
