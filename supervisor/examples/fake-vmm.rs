@@ -1,0 +1,136 @@
+//! A vmm without a VM, for the tests of the supervisor: speaks the launch and control wires, echoes on its links.
+//!
+//! The VM's name chooses its manners: `nokvm*` cannot start, `stubborn*` ignores the power button, everything else behaves.
+#![expect(unsafe_code, reason = "inherited descriptors have only numbers")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a vmm says its pid on stdout"
+)]
+
+use std::{
+    env, fs,
+    os::fd::{AsFd, FromRawFd, OwnedFd},
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use casemate_link::PacketSocket;
+use casemate_vmm_control::{
+    Action, Event, Launch, MAX_CONTROL, MAX_LAUNCH, Phase, StopReason, decode, encode,
+};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    net::accept,
+};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    let arguments: Vec<String> = env::args().collect();
+    let [program, mode, number] = arguments.as_slice() else {
+        bail!("usage: fake-vmm --launch FD")
+    };
+    let launch: Launch = decode(&fs::read(format!("/proc/self/fd/{number}"))?, MAX_LAUNCH)?;
+    if mode == "--serve" {
+        return serve(&launch);
+    }
+    if launch.name.as_str().starts_with("nokvm") {
+        eprintln!("/dev/kvm is missing; switch virtualization on in the firmware");
+        return Ok(ExitCode::from(8));
+    }
+    let child = Command::new(program)
+        .args(["--serve", number])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()?;
+    println!("{{\"pid\":{}}}", child.id());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(launch: &Launch) -> Result<ExitCode> {
+    let listener = inherited(launch.control)?;
+    let mut links = Vec::new();
+    for link in &launch.links {
+        links.push((link.kind, PacketSocket::from(inherited(link.file)?)));
+    }
+    let mut control: Option<PacketSocket> = None;
+    loop {
+        let mut fds = vec![PollFd::new(&listener, PollFlags::IN)];
+        fds.extend(
+            links
+                .iter()
+                .map(|(_, link)| PollFd::new(link, PollFlags::IN)),
+        );
+        fds.extend(
+            control
+                .iter()
+                .map(|control| PollFd::new(control, PollFlags::IN)),
+        );
+        poll(&mut fds, None)?;
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        drop(fds);
+        let count = links.len();
+        let mut gone = Vec::new();
+        for (index, (kind, link)) in links.iter().enumerate() {
+            if ready.get(index + 1) == Some(&true) {
+                match link.receive(64) {
+                    Ok(packet) => link.send(&packet.bytes, &[])?,
+                    Err(_) => gone.push(*kind),
+                }
+            }
+        }
+        links.retain(|(kind, _)| !gone.contains(kind));
+        if let (Some(socket), Some(true)) = (&control, ready.get(count + 1)) {
+            match socket.receive(MAX_CONTROL) {
+                Ok(mut packet) => match decode(&packet.bytes, MAX_CONTROL)? {
+                    Action::Ping => say(socket, &running())?,
+                    Action::PowerButton if launch.name.as_str().starts_with("stubborn") => {}
+                    Action::PowerButton => {
+                        let reason = StopReason::PowerOff;
+                        say(socket, &Event::Stopped { reason })?;
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                    Action::Kill => return Ok(ExitCode::SUCCESS),
+                    Action::AttachLink { kind } => {
+                        let link = packet.descriptors.pop().context("no descriptor")?;
+                        links.retain(|(old, _)| *old != kind);
+                        links.push((kind, PacketSocket::from(link)));
+                    }
+                },
+                Err(_) => control = None,
+            }
+        }
+        if ready.first() == Some(&true) {
+            let socket = PacketSocket::from(accept(&listener)?);
+            say(&socket, &running())?;
+            control = Some(socket);
+        }
+    }
+}
+
+fn running() -> Event {
+    Event::State {
+        phase: Phase::Running,
+        pid: None,
+    }
+}
+
+fn say(socket: &PacketSocket, event: &Event) -> Result<()> {
+    Ok(socket.send(&encode(event), &[])?)
+}
+
+fn inherited(number: i32) -> Result<OwnedFd> {
+    // SAFETY: the launch description gives this number to this process alone, and it is taken once.
+    let file = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_getfd(file.as_fd()).context("a descriptor was not inherited")?;
+    Ok(file)
+}

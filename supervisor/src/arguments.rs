@@ -1,0 +1,50 @@
+//! The supervisor's own command line: short, because the `casemate` command speaks to people.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::{serve, spawn};
+
+/// The supervisor of Casemate. The `casemate` command starts it when needed.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub(crate) struct Arguments {
+    /// Leave the terminal's session, as a daemon does.
+    #[arg(long)]
+    background: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a program in a session of its own.
+    #[command(hide = true)]
+    Detach {
+        program: PathBuf,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+impl Arguments {
+    /// Does what was asked; the supervisor runs until a signal.
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        if let Some(Command::Detach { program, arguments }) = self.command {
+            return Err(spawn::detach(&program, &arguments).into());
+        }
+        if self.background
+            && let Err(errno) = rustix::process::setsid()
+        {
+            tracing::debug!(%errno, "this is a session leader already");
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        let result = runtime.block_on(serve::serve());
+        // A template build may be under way in a blocking thread; its staging folder is swept by the next one.
+        runtime.shutdown_background();
+        result
+    }
+}

@@ -1,0 +1,109 @@
+//! `casemate.toml`: what a person decides for all VMs. Every key has a default; unknown keys are errors.
+
+use std::{path::Path, time::Duration};
+
+use casemate_vm::VmName;
+use serde::Deserialize;
+
+use crate::located::{self, Unreadable};
+
+/// The whole file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Settings {
+    pub(crate) start: Start,
+    pub(crate) compositor: Compositor,
+    pub(crate) disposables: Disposables,
+}
+
+/// `[start]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Start {
+    /// Seconds that a VM may take until its agent reports. Machines without hardware help are slow.
+    timeout_s: u32,
+}
+
+/// `[compositor]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Compositor {
+    /// `auto`, `kms`, `window` or `headless`; `CASEMATE_BACKEND` overrides it.
+    backend: Backend,
+}
+
+/// `[disposables]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Disposables {
+    /// Template of the disposables that a person opens; the only template when absent.
+    pub(crate) template: Option<VmName>,
+}
+
+/// Where the compositor draws.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Backend {
+    #[default]
+    Auto,
+    Kms,
+    Window,
+    Headless,
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self { timeout_s: 180 }
+    }
+}
+
+impl Default for Compositor {
+    fn default() -> Self {
+        Self {
+            backend: Backend::Auto,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads `casemate.toml` in the configuration directory, all defaults when there is none.
+    pub(crate) fn load(config: &Path) -> Result<Self, Unreadable> {
+        let mut settings: Self =
+            located::read_optional(&config.join("casemate.toml"))?.unwrap_or_default();
+        if let Ok(text) = std::env::var("CASEMATE_BACKEND") {
+            settings.compositor.backend = Backend::parse(&text).ok_or_else(|| {
+                Unreadable::Wrong(format!(
+                    "CASEMATE_BACKEND is '{text}', it must be auto, kms, window or headless"
+                ))
+            })?;
+        }
+        Ok(settings)
+    }
+
+    /// How long a VM may take until its agent reports.
+    pub(crate) fn start_timeout(&self) -> Duration {
+        Duration::from_secs(u64::from(self.start.timeout_s.max(1)))
+    }
+
+    /// Where the compositor draws, as its command line says it.
+    pub(crate) fn backend(&self) -> &'static str {
+        match self.compositor.backend {
+            Backend::Auto => "auto",
+            Backend::Kms => "kms",
+            Backend::Window => "window",
+            Backend::Headless => "headless",
+        }
+    }
+}
+
+impl Backend {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "kms" => Some(Self::Kms),
+            "window" => Some(Self::Window),
+            "headless" => Some(Self::Headless),
+            _ => None,
+        }
+    }
+}
