@@ -1,43 +1,58 @@
 //! Bytes from the guest that its service has not taken yet.
 
+use std::collections::VecDeque;
+
 use vm_memory::GuestMemoryMmap;
 
 use crate::scatter::View;
 
-/// A first-in first-out buffer. Its size is bounded by the credit that the guest was given, not here.
+/// Bytes copied at once.
+const CHUNK: usize = 4096;
+
+/// A first-in first-out buffer. Its size is bounded by the credit that the guest was given, not here; its memory is
+/// the next power of two, and none when it is empty.
 #[derive(Debug, Default)]
-pub(super) struct Backlog {
-    bytes: Vec<u8>,
-    start: usize,
-}
+pub(super) struct Backlog(VecDeque<u8>);
 
 impl Backlog {
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting().is_empty()
+        self.0.is_empty()
     }
 
-    /// The bytes, oldest first.
-    pub(super) fn waiting(&self) -> &[u8] {
-        self.bytes.get(self.start..).unwrap_or_default()
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Some of the bytes, oldest first; none only when there are none.
+    pub(super) fn front(&self) -> &[u8] {
+        self.0.as_slices().0
     }
 
     /// Appends bytes of guest memory; false when they could not be read.
     pub(super) fn push(&mut self, memory: &GuestMemoryMmap, from: View<'_>) -> bool {
-        if self.start >= self.bytes.len() / 2 {
-            self.bytes.drain(..self.start);
-            self.start = 0;
+        let wanted = self.len().saturating_add(from.len());
+        if wanted > self.0.capacity() {
+            let capacity = wanted.checked_next_power_of_two().unwrap_or(wanted);
+            self.0.reserve_exact(capacity.saturating_sub(self.len()));
         }
-        let end = self.bytes.len();
-        self.bytes.resize(end.saturating_add(from.len()), 0);
-        let room = self.bytes.get_mut(end..).unwrap_or_default();
-        from.read(memory, room) == from.len()
+        let mut chunk = [0; CHUNK];
+        let mut rest = from;
+        while !rest.is_empty() {
+            let count = rest.read(memory, &mut chunk);
+            if count == 0 {
+                return false;
+            }
+            self.0.extend(chunk.get(..count).unwrap_or_default());
+            rest = rest.after(count);
+        }
+        true
     }
 
-    /// Forgets the oldest `count` bytes; frees its memory when nothing is left.
+    /// Forgets the oldest `count` bytes.
     pub(super) fn consume(&mut self, count: usize) {
-        self.start = self.start.saturating_add(count).min(self.bytes.len());
+        self.0.drain(..count.min(self.len()));
         if self.is_empty() {
-            *self = Self::default();
+            self.0 = VecDeque::new();
         }
     }
 }

@@ -191,7 +191,7 @@ impl Connection {
     fn write_out(&mut self) {
         while !self.backlog.is_empty() {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match send(&self.socket, self.backlog.waiting(), flags) {
+            match send(&self.socket, self.backlog.front(), flags) {
                 Ok(count) => {
                     self.backlog.consume(count);
                     self.forward(count);
@@ -206,7 +206,7 @@ impl Connection {
     /// The service reads no more: what is left for it counts as taken, so that the guest's sends do not hang.
     fn deafen(&mut self) {
         self.deaf = true;
-        let lost = self.backlog.waiting().len();
+        let lost = self.backlog.len();
         self.backlog.consume(lost);
         self.forward(lost);
     }
