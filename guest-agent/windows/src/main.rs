@@ -1,7 +1,17 @@
 //! `casemate-windows`: in a VM, as its user, the Wayland compositor of the VM's apps. It flattens each of their
 //! windows into the window memory and tells the host's compositor what changed.
 //!
-//! It is not trusted by the host, draws nothing that a person should believe, and starts no programs.
+//! It is not trusted by the host, draws nothing that a person should believe, and starts no programs. It offers no
+//! X11, touch, input methods or scaling; the clipboard stays inside the VM; pictures that apps use as a pointer are
+//! replaced by the host's arrow.
+//!
+//! One thread, one loop ([`agent`]):
+//!
+//! ```text
+//! app -- Wayland --> handlers --> window --> session: "there is a window"     --> host
+//!                                        --> present: canvas -> slot, "shown" --> host
+//! app <-- Wayland -- keyboard, pointer, popup, frames <-- host: what the host's compositor says
+//! ```
 
 mod agent;
 mod canvas;
