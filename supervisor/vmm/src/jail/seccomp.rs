@@ -32,15 +32,22 @@ pub(crate) struct Filters {
 
 /// ioctls that a running vCPU thread makes (linux/kvm.h): run the guest, and follow interrupt routes, notification
 /// addresses and the window memory's BAR when the guest moves them.
-const VCPU_IOCTLS: [u64; 4] = [
+const VCPU_IOCTLS: [u64; 5] = [
     0xae80,      // KVM_RUN
     0x4008_ae6a, // KVM_SET_GSI_ROUTING
     0x4040_ae79, // KVM_IOEVENTFD
     0x4020_ae46, // KVM_SET_USER_MEMORY_REGION
+    FIONBIO,
 ];
 
-/// ioctls of the other threads: "non-blocking" on a socket that a service offered.
-const MAIN_IOCTLS: [u64; 1] = [0x5421]; // FIONBIO
+/// ioctls of the main thread.
+const MAIN_IOCTLS: [u64; 2] = [
+    FIONBIO, 0x541b, // FIONREAD
+];
+
+/// "Non-blocking", on links and on sockets that a service offered. A driver's DRIVER_OK activates a device on a vCPU
+/// thread, so that one needs it too.
+const FIONBIO: u64 = 0x5421;
 
 /// What any thread needs to compute, wait, allocate, log and end.
 const COMMON: &[libc::c_long] = &[
@@ -75,6 +82,9 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_write,
 ];
 
+/// A device is activated and reset on the vCPU thread whose guest writes its status: a timer is stopped, streams end.
+const VCPU: &[libc::c_long] = &[libc::SYS_shutdown, libc::SYS_timerfd_settime];
+
 /// Files of a disk.
 const DISK: &[libc::c_long] = &[
     libc::SYS_epoll_pwait,
@@ -100,6 +110,8 @@ const MAIN: &[libc::c_long] = &[
     libc::SYS_getpeername,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
     libc::SYS_readv,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
@@ -144,7 +156,7 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 fn rules(class: ThreadClass) -> Result<Rules, seccompiler::Error> {
     let (calls, ioctls): (&[libc::c_long], &[u64]) = match class {
-        ThreadClass::Vcpu => (&[], &VCPU_IOCTLS),
+        ThreadClass::Vcpu => (VCPU, &VCPU_IOCTLS),
         ThreadClass::Disk => (DISK, &[]),
         ThreadClass::Main => (MAIN, &MAIN_IOCTLS),
     };
@@ -247,7 +259,7 @@ mod tests {
         for class in [ThreadClass::Disk, ThreadClass::Main] {
             let rules = rules(class).expect("rules are well-formed");
             let ioctls = rules.get(&libc::SYS_ioctl).map_or(0, Vec::len);
-            let expected = if class == ThreadClass::Main { 1 } else { 0 };
+            let expected = if class == ThreadClass::Main { 2 } else { 0 };
             assert_eq!(ioctls, expected, "{class:?}");
         }
     }

@@ -92,6 +92,16 @@ pub(crate) fn start(launch: &Launch) -> Output {
 pub(crate) struct Vm {
     pub(crate) pid: Pid,
     control: PacketSocket,
+    ended: bool,
+}
+
+impl Drop for Vm {
+    /// A test that fails leaves no VM behind.
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = rustix::process::kill_process(self.pid, rustix::process::Signal::KILL);
+        }
+    }
 }
 
 impl Vm {
@@ -121,6 +131,7 @@ impl Vm {
         let vm = Self {
             pid,
             control: control.into(),
+            ended: false,
         };
         match vm.event() {
             Event::State { pid: known, .. } => {
@@ -141,10 +152,11 @@ impl Vm {
     }
 
     /// Waits for the end of the process; its exit code.
-    pub(crate) fn wait(self) -> Option<i32> {
+    pub(crate) fn wait(mut self) -> Option<i32> {
         let (_, status) = rustix::process::waitpid(Some(self.pid), WaitOptions::empty())
             .expect("our child")
             .expect("it ended");
+        self.ended = true;
         status.exit_status()
     }
 }
