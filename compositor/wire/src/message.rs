@@ -40,7 +40,7 @@ pub enum ToHost {
         /// The window.
         id: WindowId,
     },
-    /// Ends a window and its children.
+    /// Ends a window and its popups; dialogs stay. A popup that ended so may still be destroyed by name.
     Destroy {
         /// The window.
         id: WindowId,
