@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use casemate_lab::wire::Exit;
-use casemate_lab::{Drive, Image, Lab, Options, Process, image};
+use casemate_lab::{Access, Drive, Image, Lab, Options, Process, image};
 use clap::{Args, Subcommand};
 
 use crate::run::build_lab_guest;
@@ -37,8 +37,9 @@ struct RunArguments {
     /// A folder that the lab sees at /payload; /payload/bin leads its PATH.
     #[arg(long, value_name = "DIR")]
     share: Option<PathBuf>,
-    /// A disk image, mounted at /mnt/NAME; `:rw` at the end makes it writable.
-    #[arg(long, value_name = "NAME=IMAGE[:rw]", value_parser = parse_drive)]
+    /// A disk image, mounted at /mnt/NAME; `:rw` at the end lets the lab write to it, `:layer` lets it
+    /// write to a layer that is thrown away.
+    #[arg(long, value_name = "NAME=IMAGE[:rw|:layer]", value_parser = parse_drive)]
     drive: Vec<Drive>,
     /// Memory in MiB.
     #[arg(long, default_value_t = 4096)]
@@ -107,7 +108,11 @@ fn in_lab(arguments: &RunArguments) -> Result<ExitCode> {
     let lab = Lab::start_image(&image, &options)?;
     eprintln!("lab: up after {:.1} s", lab.boot_time().as_secs_f64());
     for drive in &arguments.drive {
-        let options = if drive.writable { "rw" } else { "ro" };
+        let options = if drive.access == Access::ReadOnly {
+            "ro"
+        } else {
+            "rw"
+        };
         lab.mount(&drive.name, &format!("/mnt/{}", drive.name), options)?;
     }
     let argv: Vec<&str> = arguments.argv.iter().map(String::as_str).collect();
@@ -163,12 +168,11 @@ fn show(process: &Process, timeout: Duration) -> Result<Exit> {
 
 fn parse_drive(text: &str) -> Result<Drive> {
     let (name, path) = text.split_once('=').context("a drive is NAME=IMAGE")?;
-    let (path, writable) = path
-        .strip_suffix(":rw")
-        .map_or((path, false), |path| (path, true));
-    Ok(Drive {
-        name: name.to_owned(),
-        path: PathBuf::from(path),
-        writable,
-    })
+    let (path, access) = match path.rsplit_once(':') {
+        Some((path, "rw")) => (path, Access::Write),
+        Some((path, "layer")) => (path, Access::Layer),
+        _ => (path, Access::ReadOnly),
+    };
+    let (name, path) = (name.to_owned(), PathBuf::from(path));
+    Ok(Drive { name, path, access })
 }

@@ -6,6 +6,7 @@
 )]
 
 mod ci;
+mod demo;
 mod lab;
 mod run;
 mod setup;
@@ -32,6 +33,7 @@ enum Task {
     /// Check the rules of the tree that no compiler knows.
     Tidy,
     Lab(lab::Arguments),
+    Demo(demo::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&arguments).map(done),
         Task::Tidy => tidy::run().map(done),
         Task::Lab(arguments) => lab::run(arguments),
+        Task::Demo(arguments) => demo::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -22,5 +22,5 @@ pub mod wire;
 pub use guest::{Command, Output, Process, Said};
 pub use image::{Image, cache_dir};
 pub use lab::{Lab, Options};
-pub use qemu::{Accelerator, Drive};
+pub use qemu::{Accelerator, Access, Drive};
 pub use screen::{Picture, Screen};

@@ -66,6 +66,17 @@ impl Accelerator {
     }
 }
 
+/// What the lab may do to a disk image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read only; several labs may share the image.
+    ReadOnly,
+    /// Write, to a layer that goes with the lab; several labs may share the image.
+    Layer,
+    /// Write.
+    Write,
+}
+
 /// A disk image for the lab.
 #[derive(Clone, Debug)]
 pub struct Drive {
@@ -73,8 +84,8 @@ pub struct Drive {
     pub name: String,
     /// The raw image.
     pub path: PathBuf,
-    /// Whether the lab may write to it. What is read-only may be shared by several labs.
-    pub writable: bool,
+    /// What the lab may do to it.
+    pub access: Access,
 }
 
 /// A running QEMU. Dropping it kills it.
@@ -255,17 +266,19 @@ fn arguments(image: &Image, options: &Options, folder: &Path) -> Vec<String> {
     let root = Drive {
         name: "root".to_owned(),
         path: image.root.clone(),
-        writable: false,
+        access: Access::ReadOnly,
     };
     // The root comes first: the kernel numbers disks in the order of their devices.
     for (index, drive) in std::iter::once(&root).chain(&options.drives).enumerate() {
-        let readonly = if drive.writable { "off" } else { "on" };
+        let access = match drive.access {
+            Access::ReadOnly => "readonly=on",
+            Access::Layer => "snapshot=on",
+            Access::Write => "discard=unmap",
+        };
         let path = text(&drive.path);
         add(&[
             "-drive",
-            &format!(
-                "if=none,id=drive{index},format=raw,file={path},readonly={readonly},discard=unmap"
-            ),
+            &format!("if=none,id=drive{index},format=raw,file={path},{access}"),
         ]);
         add(&[
             "-device",

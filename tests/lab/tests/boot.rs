@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use casemate_lab::wire::Exit;
-use casemate_lab::{Lab, Options};
+use casemate_lab::{Access, Drive, Lab, Options};
 
 fn options() -> Options {
     Options {
@@ -117,6 +117,51 @@ fn a_lab_runs_programs_and_its_user_may_open_kvm() {
     );
     waited.unwrap();
     lab.shut_down().unwrap();
+}
+
+#[test]
+fn a_lab_writes_to_a_layer_and_leaves_the_image_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("greeting"), "hello").unwrap();
+    let image = folder.path().join("disk.img");
+    let mut make = std::process::Command::new("/usr/sbin/mke2fs");
+    let made = make
+        .args(["-q", "-t", "ext4", "-d"])
+        .args([&tree, &image])
+        .arg("16M")
+        .status();
+    assert!(made.unwrap().success());
+    let before = std::fs::read(&image).unwrap();
+
+    let drive = Drive {
+        name: "data".to_owned(),
+        path: image.clone(),
+        access: Access::Layer,
+    };
+    let lab = Lab::start(&Options {
+        drives: vec![drive],
+        ..options()
+    })
+    .unwrap();
+    lab.mount("data", "/mnt/data", "rw").unwrap();
+    let text =
+        "cat /mnt/data/greeting; echo changed > /mnt/data/greeting; sync; cat /mnt/data/greeting";
+    assert_eq!(
+        lab.text("root", &["sh", "-c", text]).unwrap(),
+        "hellochanged\n"
+    );
+    let absent = lab.mount("absent", "/mnt/absent", "ro").unwrap_err();
+    assert!(
+        format!("{absent:#}").contains("no drive absent"),
+        "{absent:#}"
+    );
+    drop(lab);
+    assert!(
+        std::fs::read(&image).unwrap() == before,
+        "the image was written to"
+    );
 }
 
 #[test]

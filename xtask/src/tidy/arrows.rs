@@ -110,7 +110,7 @@ const CRATES: [(&str, Floor, &[&str]); 19] = [
     ),
     ("casemate-windows", Programs, &["casemate-window-wire"]),
     ("casemate-lab", Bench, &["casemate-template-builder"]),
-    ("xtask", Bench, &["casemate-lab"]),
+    ("xtask", Bench, &["casemate-vm", "casemate-lab"]),
 ];
 
 /// What a crate must not use, itself or through one of ours, and why.

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use casemate_template_builder::{
-    InitrdSpec, KernelFiles, decompress_module, fetch_kernel, resolve, write_initrd,
+    InitrdSpec, KernelFiles, decompress_module, fetch_kernel, newest_package, resolve, write_initrd,
 };
 use ring::digest::{SHA256, digest};
 
@@ -52,6 +52,14 @@ pub fn cache_dir() -> Result<PathBuf> {
         .context("none of CASEMATE_CACHE, XDG_CACHE_HOME and HOME is set")
 }
 
+/// The kernel package that the lab and templates would be made from now.
+///
+/// # Errors
+/// When apt offers none.
+pub fn kernel_package() -> Result<String> {
+    Ok(newest_package()?)
+}
+
 /// Gives the lab's image, making it when it is missing; `progress` hears of each phase.
 ///
 /// # Errors
@@ -59,7 +67,7 @@ pub fn cache_dir() -> Result<PathBuf> {
 pub fn ensure(progress: &mut dyn FnMut(&str)) -> Result<Image> {
     let cache = cache_dir()?;
     progress("kernel");
-    let kernel = fetch_kernel(&cache.join("kernels")).context("the lab's kernel is missing")?;
+    let kernel = fetch_kernel(&cache).context("the lab's kernel is missing")?;
     let packages = PACKAGES.join(",");
     let base_key = key(&[REVISION, SUITE, &packages]);
     let image_key = key(&[

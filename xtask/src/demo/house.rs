@@ -1,0 +1,155 @@
+//! Casemate inside the lab, as its user drives it: the `casemate` command and the screen.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use casemate_lab::{Lab, Output, Picture, Process};
+use serde::Deserialize;
+
+/// For what a healthy machine answers at once. The lab is some forty times slower than that.
+pub(super) const SHORT: Duration = Duration::from_secs(120);
+/// For what boots a VM.
+pub(super) const LONG: Duration = Duration::from_secs(600);
+/// Time between two looks.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A window as `casemate windows --json` tells.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Window {
+    pub(super) vm: String,
+    pub(super) kind: String,
+    pub(super) title: String,
+    pub(super) x: i64,
+    pub(super) y: i64,
+    pub(super) width: u32,
+    pub(super) height: u32,
+}
+
+/// A VM as `casemate ls --json` tells.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Vm {
+    pub(super) name: String,
+    pub(super) kind: String,
+    pub(super) state: String,
+    pub(super) pid: u32,
+}
+
+/// A decision as `casemate audit --json` tells.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Decision {
+    pub(super) source: String,
+    pub(super) target: String,
+    pub(super) service: String,
+    pub(super) result: String,
+    pub(super) rule: String,
+}
+
+/// Casemate in a lab.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct House<'a> {
+    pub(super) lab: &'a Lab,
+}
+
+impl House<'_> {
+    /// Runs `casemate` and gives what it said, whatever its exit code.
+    pub(super) fn casemate(&self, words: &[&str], timeout: Duration) -> Result<Output> {
+        self.lab
+            .command("user", &with_program(words))
+            .timeout(timeout)
+            .run()
+    }
+
+    /// Runs `casemate`, which must succeed, and gives its standard output.
+    pub(super) fn say(&self, words: &[&str], timeout: Duration) -> Result<String> {
+        let output = self.casemate(words, timeout).and_then(Output::check);
+        Ok(output
+            .with_context(|| format!("casemate {}", words.join(" ")))?
+            .text())
+    }
+
+    /// Starts `casemate` and leaves it running.
+    pub(super) fn start(&self, words: &[&str]) -> Result<Process> {
+        let process = self.lab.command("user", &with_program(words)).spawn()?;
+        process.close_stdin()?;
+        Ok(process)
+    }
+
+    /// Runs a shell line in a VM, which must succeed.
+    pub(super) fn shell(&self, vm: &str, line: &str) -> Result<String> {
+        self.say(&["run", vm, "--", "sh", "-c", line], SHORT)
+    }
+
+    pub(super) fn vms(&self) -> Result<Vec<Vm>> {
+        let text = self.say(&["ls", "--json"], SHORT)?;
+        serde_json::from_str(&text).with_context(|| format!("casemate ls --json said {text}"))
+    }
+
+    pub(super) fn vm(&self, name: &str) -> Result<Vm> {
+        let found = self.vms()?.into_iter().find(|vm| vm.name == name);
+        found.with_context(|| format!("casemate ls does not list {name}"))
+    }
+
+    pub(super) fn windows(&self) -> Result<Vec<Window>> {
+        let text = self.say(&["windows", "--json"], SHORT)?;
+        serde_json::from_str(&text).with_context(|| format!("casemate windows --json said {text}"))
+    }
+
+    pub(super) fn decisions(&self) -> Result<Vec<Decision>> {
+        let text = self.say(&["audit", "--json"], SHORT)?;
+        serde_json::from_str(&text).with_context(|| format!("casemate audit --json said {text}"))
+    }
+
+    /// Waits for a toplevel of a VM that `wanted` agrees to.
+    pub(super) fn window(
+        &self,
+        wanted: impl Fn(&Window) -> bool,
+        timeout: Duration,
+    ) -> Result<Window> {
+        let found = self.until("a window", timeout, || {
+            let windows = self.windows()?;
+            Ok(windows
+                .into_iter()
+                .find(|window| window.kind == "toplevel" && wanted(window)))
+        });
+        found.with_context(|| format!("windows are {:?}", self.windows()))
+    }
+
+    /// Asks again and again until there is an answer.
+    pub(super) fn until<T>(
+        &self,
+        what: &str,
+        timeout: Duration,
+        mut ask: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
+        let end = Instant::now() + timeout;
+        loop {
+            if let Some(found) = ask()? {
+                return Ok(found);
+            }
+            if Instant::now() >= end {
+                bail!("waited {} s for {what}", timeout.as_secs());
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Takes a picture of the screen and saves it.
+    pub(super) fn picture(&self, path: &Path) -> Result<Picture> {
+        let picture = self.lab.screen().picture()?;
+        picture.save(path)?;
+        Ok(picture)
+    }
+
+    /// A file of the lab's user, relative to its home.
+    pub(super) fn put(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.lab
+            .put("user", &format!("/home/user/{path}"), "0644", bytes)
+    }
+}
+
+fn with_program<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    std::iter::once("casemate")
+        .chain(words.iter().copied())
+        .collect()
+}

@@ -1,0 +1,122 @@
+//! `cargo xtask demo`: the main job of Casemate, told in steps, in a lab on this machine: a template, two
+//! VMs, their windows, a file that crosses with a person's leave, a disposable, a supervisor that is
+//! killed. It leaves a summary and pictures; nothing of it is faked.
+
+mod house;
+mod pdf;
+mod prefix;
+mod report;
+mod store;
+mod story;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use casemate_lab::Lab;
+use clap::Args;
+
+use crate::run::target_dir;
+use crate::setup;
+use house::House;
+use report::Report;
+
+/// Run the main job end to end and show what happened.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Where the summary and the pictures go.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Stop after the first step that fails.
+    #[arg(long)]
+    fail_fast: bool,
+}
+
+/// What the steps hand on to each other.
+#[derive(Debug)]
+struct Story {
+    /// Folder of programs and data, `/payload` in the lab.
+    prefix: PathBuf,
+    /// Image with the template store.
+    store: Option<PathBuf>,
+    lab: Option<Lab>,
+}
+
+impl Story {
+    fn house(&self) -> Result<House<'_>> {
+        Ok(House {
+            lab: self.lab.as_ref().context("the lab is not up")?,
+        })
+    }
+}
+
+/// One step: what it shows, whether the rest needs it, and how.
+struct Step {
+    name: &'static str,
+    essential: bool,
+    work: fn(&mut Story, &mut Report) -> Result<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if !setup::missing()?.is_empty() {
+        setup::run(&setup::Arguments::default())?;
+    }
+    let folder = arguments
+        .out
+        .clone()
+        .unwrap_or_else(|| target_dir().join("demo"));
+    let steps = story::steps();
+    let mut report = Report::new(&folder, steps.len())?;
+    let mut story = Story {
+        prefix: target_dir().join("demo-prefix"),
+        store: None,
+        lab: None,
+    };
+    let mut stopped = false;
+    for step in &steps {
+        if stopped {
+            report.not_reached(step.name);
+            continue;
+        }
+        let ok = report.step(step.name, |report| (step.work)(&mut story, report));
+        if !ok {
+            leave_traces(&story, &mut report, step.name);
+            stopped = step.essential || arguments.fail_fast;
+        }
+    }
+    let ok = report.finish()?;
+    Ok(if ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What helps to understand a failed step: the screen, and Casemate's own logs.
+fn leave_traces(story: &Story, report: &mut Report, step: &str) {
+    let Ok(house) = story.house() else {
+        return;
+    };
+    let name: String = step
+        .chars()
+        .map(|letter| {
+            if letter.is_alphanumeric() {
+                letter
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let path = report.picture(&format!("failed-{name}"));
+    if let Err(error) = house.picture(&path) {
+        println!("      no picture of it: {error:#}");
+    }
+    let logs = "cd ~/.local/state/casemate/logs && for file in *; do echo \"== $file\"; tail -c 20000 \"$file\"; done";
+    if let Ok(output) = house.lab.run("user", &["sh", "-c", logs]) {
+        let path = report.folder().join(format!("failed-{name}.log"));
+        match std::fs::write(&path, output.stdout) {
+            Ok(()) => println!("      logs: {}", path.display()),
+            Err(error) => println!("      no logs: {error}"),
+        }
+    }
+}

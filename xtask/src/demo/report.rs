@@ -1,0 +1,193 @@
+//! What the demo shows of itself: a line per step while it runs, a table at its end, `summary.json` and
+//! pictures for later.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+/// Time between two pictures of the spinner.
+const TICK: Duration = Duration::from_millis(120);
+
+/// One finished step.
+#[derive(Debug, Serialize)]
+struct Step {
+    name: &'static str,
+    ok: bool,
+    seconds: f64,
+    /// What shows that it is so, or why it is not.
+    evidence: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Summary<'a> {
+    version: u32,
+    ok: bool,
+    seconds: f64,
+    steps: &'a [Step],
+    /// Steps that were not tried because one that they need failed.
+    not_reached: &'a [&'static str],
+    /// Files beside the summary.
+    pictures: &'a [String],
+}
+
+/// All steps so far, and the folder that holds what they leave.
+#[derive(Debug)]
+pub(super) struct Report {
+    folder: PathBuf,
+    began: Instant,
+    total: usize,
+    steps: Vec<Step>,
+    not_reached: Vec<&'static str>,
+    pictures: Vec<String>,
+}
+
+impl Report {
+    /// An empty report in `folder`, which is emptied of an earlier one.
+    pub(super) fn new(folder: &Path, total: usize) -> Result<Self> {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot empty {}", folder.display()));
+            }
+            _ => fs::create_dir_all(folder)?,
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            began: Instant::now(),
+            total,
+            steps: Vec::new(),
+            not_reached: Vec::new(),
+            pictures: Vec::new(),
+        })
+    }
+
+    /// Runs a step, shows and records how it went; says whether it went well.
+    pub(super) fn step(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce(&mut Self) -> Result<String>,
+    ) -> bool {
+        let number = self.steps.len() + 1;
+        let spinner = ProgressBar::new_spinner();
+        let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
+        spinner.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        spinner.set_message(format!("{number:2}/{} {name}", self.total));
+        spinner.enable_steady_tick(TICK);
+        let began = Instant::now();
+        let result = work(self);
+        spinner.finish_and_clear();
+        let seconds = began.elapsed().as_secs_f64();
+        let ok = result.is_ok();
+        let evidence = result.unwrap_or_else(|error| format!("{error:#}"));
+        let mark = if ok { "ok    " } else { "FAILED" };
+        println!(
+            "{number:2}/{} {mark} {seconds:7.1} s  {name}: {evidence}",
+            self.total
+        );
+        self.steps.push(Step {
+            name,
+            ok,
+            seconds,
+            evidence,
+        });
+        ok
+    }
+
+    /// Names a step that was not tried.
+    pub(super) fn not_reached(&mut self, name: &'static str) {
+        self.not_reached.push(name);
+    }
+
+    /// Where a picture called `name` goes; it is then part of the report.
+    pub(super) fn picture(&mut self, name: &str) -> PathBuf {
+        let file = format!("{name}.png");
+        let path = self.folder.join(&file);
+        if !self.pictures.contains(&file) {
+            self.pictures.push(file);
+        }
+        path
+    }
+
+    /// The folder of everything that the demo leaves.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Writes the summary, prints the table, and says whether all went well.
+    pub(super) fn finish(&self) -> Result<bool> {
+        let ok = self.not_reached.is_empty() && self.steps.iter().all(|step| step.ok);
+        let summary = Summary {
+            version: 1,
+            ok,
+            seconds: self.began.elapsed().as_secs_f64(),
+            steps: &self.steps,
+            not_reached: &self.not_reached,
+            pictures: &self.pictures,
+        };
+        let path = self.folder.join("summary.json");
+        fs::write(&path, serde_json::to_string_pretty(&summary)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        println!("\n{}", self.table());
+        println!("{}", path.display());
+        for picture in &self.pictures {
+            println!("{}", self.folder.join(picture).display());
+        }
+        Ok(ok)
+    }
+
+    fn table(&self) -> String {
+        let names = self
+            .steps
+            .iter()
+            .map(|step| step.name)
+            .chain(self.not_reached.iter().copied());
+        let width = names.map(str::len).max().unwrap_or_default();
+        let mut table = String::new();
+        for step in &self.steps {
+            let mark = if step.ok { "ok" } else { "FAILED" };
+            table.push_str(&format!(
+                "{:width$}  {mark:6}  {:7.1} s\n",
+                step.name, step.seconds
+            ));
+        }
+        for name in &self.not_reached {
+            table.push_str(&format!("{name:width$}  not reached\n"));
+        }
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_step_and_one_not_reached_are_both_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = Report::new(&folder.path().join("demo"), 3).unwrap();
+        assert!(report.step("first", |report| {
+            fs::write(report.picture("seen"), "")?;
+            Ok("went well".to_owned())
+        }));
+        assert!(!report.step("second", |_| anyhow::bail!("no such thing")));
+        report.not_reached("third");
+        assert!(!report.finish().unwrap());
+        let text = fs::read_to_string(report.folder().join("summary.json")).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(summary["ok"], false);
+        assert_eq!(summary["steps"][1]["evidence"], "no such thing");
+        assert_eq!(summary["not_reached"][0], "third");
+        assert_eq!(summary["pictures"][0], "seen.png");
+    }
+
+    #[test]
+    fn all_well_is_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = Report::new(folder.path(), 1).unwrap();
+        report.step("only", |_| Ok(String::new()));
+        assert!(report.finish().unwrap());
+    }
+}

@@ -1,0 +1,157 @@
+//! A disk image with the template store in it. The template is built natively, by the same command that a
+//! person types, since the lab has neither the network nor the speed for it; the lab gets the result.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use casemate_lab::cache_dir;
+use ring::digest::{Context as Digest, SHA256};
+
+use super::prefix::files;
+use crate::run::succeed;
+
+/// The template of the demo.
+pub(super) const TEMPLATE: &str = "debian-12";
+/// Size of the image: room for the template and for what the VMs write. It is sparse.
+const SIZE: &str = "12G";
+
+/// Gives the image for the programs in `prefix`; says how it came to be.
+pub(super) fn image(prefix: &Path) -> Result<(PathBuf, String)> {
+    let cache = cache_dir()?.join("lab");
+    fs::create_dir_all(&cache)?;
+    let image = cache.join(format!("store-{}.ext4", key(prefix)?));
+    let lock = File::create(cache.join(".store.lock"))?;
+    lock.lock()?;
+    if image.exists() {
+        return Ok((
+            image,
+            "unchanged since it was built, taken from the cache".to_owned(),
+        ));
+    }
+    drop_older(&cache)?;
+    let began = Instant::now();
+    let home = tempfile::Builder::new()
+        .prefix("casemate-store.")
+        .tempdir()?;
+    let data = build_template(prefix, home.path())?;
+    let draft = image.with_extension("draft");
+    if draft.exists() {
+        fs::remove_file(&draft)?;
+    }
+    let mut make = Command::new("mke2fs");
+    make.env("PATH", administrator_path()).args([
+        "-q",
+        "-t",
+        "ext4",
+        "-m",
+        "0",
+        "-E",
+        "lazy_itable_init=1",
+    ]);
+    // The lab's user owns its files there by the same number as in the image.
+    succeed(make.arg("-d").arg(&data).arg(&draft).arg(SIZE))?;
+    fs::rename(&draft, &image)?;
+    Ok((
+        image,
+        format!(
+            "built by `casemate template build {TEMPLATE}` in {:.0} s",
+            began.elapsed().as_secs_f64()
+        ),
+    ))
+}
+
+/// Builds the template in a home of its own; gives the store's folder.
+fn build_template(prefix: &Path, home: &Path) -> Result<PathBuf> {
+    let runtime = home.join("runtime");
+    fs::create_dir(&runtime)?;
+    let cache = cache_dir()?;
+    let environment = |program: &str| {
+        let mut command = Command::new(prefix.join("bin").join(program));
+        command
+            .env("HOME", home)
+            .env("XDG_RUNTIME_DIR", &runtime)
+            .env("XDG_CONFIG_HOME", home.join("config"))
+            .env("XDG_STATE_HOME", home.join("state"))
+            .env("XDG_DATA_HOME", home.join("data"))
+            // The supervisor appends its own name, as the lab's cache has it already.
+            .env("XDG_CACHE_HOME", cache.parent().unwrap_or(&cache))
+            .env("CASEMATE_ALLOW_ROOT", "1")
+            .stdin(Stdio::null());
+        command
+    };
+    let log = File::create(home.join("casemated.log"))?;
+    let supervisor = environment("casemated")
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn();
+    let _supervisor = Ended(supervisor.context("cannot run casemated")?);
+    let output = environment("casemate")
+        .args(["template", "build", TEMPLATE])
+        .output()
+        .context("cannot run casemate")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let log = fs::read_to_string(home.join("casemated.log")).unwrap_or_default();
+        bail!(
+            "casemate template build failed ({}): {said}\n{log}",
+            output.status
+        );
+    }
+    Ok(home.join("data/casemate"))
+}
+
+/// A process that ends with the scope.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Digest of everything that goes into the template: guest programs, guest files, recipe, kernel.
+fn key(prefix: &Path) -> Result<String> {
+    let mut digest = Digest::new(&SHA256);
+    let share = prefix.join("share/casemate");
+    let mut inputs = files(&share.join("guest-files"))?;
+    inputs.extend(files(&share.join("templates"))?);
+    inputs.extend(["casemate-agent", "casemate-windows"].map(|name| prefix.join("bin").join(name)));
+    for path in inputs {
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let head = format!("{}:{}:", path.strip_prefix(prefix)?.display(), bytes.len());
+        digest.update(head.as_bytes());
+        digest.update(&bytes);
+    }
+    digest.update(casemate_lab::image::kernel_package()?.as_bytes());
+    Ok(digest
+        .finish()
+        .as_ref()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+/// Images of earlier builds: each is a gigabyte that nobody asks for again.
+fn drop_older(cache: &Path) -> Result<()> {
+    for entry in fs::read_dir(cache)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("store-") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// mke2fs lies where an ordinary user's PATH may not look.
+fn administrator_path() -> String {
+    format!(
+        "{}:/usr/sbin:/sbin",
+        std::env::var("PATH").unwrap_or_default()
+    )
+}

@@ -1,0 +1,121 @@
+//! What goes and what stays: disposables, throw-away roots, and VMs whose supervisor is killed.
+
+use anyhow::{Result, ensure};
+use casemate_lab::wire::Exit;
+
+use super::windows::{close, framed, label};
+use crate::demo::Story;
+use crate::demo::house::{House, LONG, SHORT};
+use crate::demo::report::Report;
+
+/// Colour of disposables.
+const DISPOSABLE: &str = "red";
+
+pub(super) fn disposable(story: &mut Story, report: &mut Report) -> Result<String> {
+    let house = story.house()?;
+    let before = traces(&house)?;
+    let open = house.start(&["open", "--disposable", "report.pdf"])?;
+    let window = house.window(|window| window.vm.starts_with("disp"), LONG)?;
+    let path = report.picture("disposable");
+    house.until("its border on the screen", SHORT, || {
+        Ok(framed(&house.picture(&path)?, &window, DISPOSABLE).then_some(()))
+    })?;
+    let running = house.vm(&window.vm)?;
+    ensure!(
+        running.kind == "disposable",
+        "{} is of kind {}",
+        running.name,
+        running.kind
+    );
+    close(&house, &window)?;
+    let ended = open.wait(LONG)?;
+    ensure!(
+        ended.exit == Exit::Code(0),
+        "casemate open ended with {ended:?}"
+    );
+    house.until("the disposable to go", SHORT, || {
+        let there = house.vms()?.iter().any(|vm| vm.name == window.vm);
+        Ok((!there).then_some(()))
+    })?;
+    let gone = house
+        .lab
+        .run("user", &["test", "-d", &format!("/proc/{}", running.pid)])?;
+    ensure!(!gone.success(), "its vmm still runs");
+    let after = traces(&house)?;
+    ensure!(
+        after == before,
+        "it left something: {after:?} instead of {before:?}"
+    );
+    Ok(format!(
+        "{} showed {:?}; closing it removed the VM, its volumes and its sockets",
+        window.vm, window.title
+    ))
+}
+
+/// Every file of Casemate that a VM may cause, and every deleted file that is still held open.
+fn traces(house: &House<'_>) -> Result<Vec<String>> {
+    let line = "cd ~/.local/share/casemate && find vms volatile; cd ~/.local/state/casemate && find run pending; \
+                cd $XDG_RUNTIME_DIR/casemate && find vms";
+    let text = house.lab.text("user", &["sh", "-c", line])?;
+    let mut files: Vec<String> = text.lines().map(str::to_owned).collect();
+    files.sort();
+    Ok(files)
+}
+
+pub(super) fn restart(story: &mut Story, _report: &mut Report) -> Result<String> {
+    let house = story.house()?;
+    house.say(
+        &[
+            "run",
+            "-u",
+            "root",
+            "work",
+            "--",
+            "touch",
+            "/etc/casemate-was-here",
+        ],
+        SHORT,
+    )?;
+    house.shell("work", "echo kept > ~/kept && sync")?;
+    house.say(&["shutdown", "work"], LONG)?;
+    house.say(&["start", "work"], LONG)?;
+    let outside = house.shell("work", "ls /etc/casemate-was-here 2>/dev/null || echo gone")?;
+    let inside = house.shell("work", "cat ~/kept")?;
+    ensure!(
+        (outside.as_str(), inside.as_str()) == ("gone\n", "kept\n"),
+        "/etc: {outside:?}, /home: {inside:?}"
+    );
+    Ok("the file in /etc is gone, the one in /home is there".to_owned())
+}
+
+pub(super) fn adoption(story: &mut Story, report: &mut Report) -> Result<String> {
+    let house = story.house()?;
+    let before = house.vms()?;
+    let windows = house.windows()?;
+    let old = house.lab.text("user", &["pidof", "casemated"])?;
+    house.lab.text("user", &["kill", "-9", old.trim()])?;
+    let untrusted = windows
+        .iter()
+        .find(|window| window.vm == "untrusted" && window.kind == "toplevel");
+    let picture = house.picture(&report.picture("supervisor-killed"))?;
+    if let Some(window) = untrusted {
+        ensure!(
+            framed(&picture, window, label("untrusted")?),
+            "the window of untrusted is gone"
+        );
+    }
+    // The next command starts a supervisor, which finds what the first one left.
+    let after = house.vms()?;
+    let new = house.lab.text("user", &["pidof", "casemated"])?;
+    ensure!(new != old, "casemated was not killed");
+    ensure!(after == before, "{after:?} instead of {before:?}");
+    ensure!(house.windows()? == windows, "the windows are others");
+    let kernel = house.say(&["run", "untrusted", "--", "uname", "-n"], SHORT)?;
+    ensure!(kernel == "untrusted\n", "untrusted said {kernel:?}");
+    Ok(format!(
+        "casemated {} was killed, {} adopted {} VMs",
+        old.trim(),
+        new.trim(),
+        after.len()
+    ))
+}

@@ -1,0 +1,47 @@
+//! The steps of the demo in their order. Each asks the running system for its proof: text that a VM
+//! printed, pixels on the screen, a hash, a file that is gone.
+
+mod endure;
+mod files;
+mod life;
+mod windows;
+
+use super::Step;
+
+pub(super) fn steps() -> Vec<Step> {
+    let need = |name, work| Step {
+        name,
+        essential: true,
+        work,
+    };
+    let show = |name, work| Step {
+        name,
+        essential: false,
+        work,
+    };
+    vec![
+        need("build the programs", life::build),
+        need("build the template", life::template),
+        need("boot the lab", life::lab),
+        need("create work and untrusted", life::create),
+        need("start both VMs", life::start),
+        show("run a command in work", life::command),
+        show("100 MB through a VM", life::stream),
+        show(
+            "a terminal of work, a GTK 4 program of untrusted",
+            windows::show,
+        ),
+        show("a typed line reaches work alone", windows::typed),
+        show("a file crosses when the person allows it", files::asked),
+        show("a file that policy denies does not cross", files::denied),
+        show("a document in a disposable", endure::disposable),
+        show(
+            "writes outside /home are gone after a restart",
+            endure::restart,
+        ),
+        show(
+            "the supervisor is killed, VMs and windows stay",
+            endure::adoption,
+        ),
+    ]
+}

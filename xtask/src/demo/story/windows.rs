@@ -1,0 +1,102 @@
+//! Windows of two VMs on one screen, and a keyboard that belongs to one of them at a time.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use casemate_lab::Picture;
+use casemate_vm::Label;
+
+use super::life::VMS;
+use crate::demo::Story;
+use crate::demo::house::{House, LONG, SHORT, Window};
+use crate::demo::report::Report;
+
+/// A border is this wide at least; see the compositor's theme.
+const BORDER: i64 = 4;
+/// Part of a border that may be hidden behind other windows, in parts of 1.
+const HIDDEN: f64 = 0.7;
+
+pub(super) fn show(story: &mut Story, report: &mut Report) -> Result<String> {
+    let house = story.house()?;
+    // Dropping the handles leaves the programs running.
+    drop(house.start(&["run", "work", "--", "foot"])?);
+    let terminal = house.window(|window| window.vm == "work", LONG)?;
+    drop(house.start(&["run", "untrusted", "--", "gtk4-widget-factory"])?);
+    let gtk = house.window(|window| window.vm == "untrusted", LONG)?;
+    let path = report.picture("windows");
+    house.until("both borders on the screen", LONG, || {
+        let picture = house.picture(&path)?;
+        let framed = framed(&picture, &terminal, "blue") && framed(&picture, &gtk, "red");
+        Ok(framed.then_some(()))
+    })?;
+    Ok(format!(
+        "[work] {:?} in blue, [untrusted] {:?} in red",
+        terminal.title, gtk.title
+    ))
+}
+
+pub(super) fn typed(story: &mut Story, report: &mut Report) -> Result<String> {
+    let house = story.house()?;
+    let screen = house.lab.screen();
+    let window = house.window(|window| window.vm == "work", SHORT)?;
+    // The title bar: it is the frame's own, and a click on it gives the window focus.
+    let (x, y) = (
+        window.x + i64::from(window.width) / 4,
+        window.y - BORDER - 8,
+    );
+    screen.click(u32::try_from(x)?, u32::try_from(y)?)?;
+    screen.type_text("echo typed in $(hostname) > typed\n")?;
+    let text = house.until("the line to arrive in work", SHORT, || {
+        let text = house.shell("work", "cat ~/typed 2>/dev/null || true")?;
+        Ok((!text.is_empty()).then_some(text))
+    })?;
+    ensure!(text == "typed in work\n", "work has {text:?}");
+    let other = house.shell("untrusted", "ls ~/typed 2>/dev/null || true")?;
+    ensure!(other.is_empty(), "the line reached untrusted too");
+    house.picture(&report.picture("typed"))?;
+    Ok(format!("{:?} in work, nothing in untrusted", text.trim()))
+}
+
+/// Whether enough of a window's border is on the screen in its VM's colour.
+pub(super) fn framed(picture: &Picture, window: &Window, label: &str) -> bool {
+    let Ok(label) = label.parse::<Label>() else {
+        return false;
+    };
+    let [_, red, green, blue] = label.rgb().to_be_bytes();
+    let (left, top) = (window.x - 1, window.y);
+    let right = window.x + i64::from(window.width);
+    let bottom = window.y + i64::from(window.height);
+    // One line of pixels at each side and at the bottom; the title bar is above.
+    let sides = (top..bottom).flat_map(|y| [(left, y), (right, y)]);
+    let places: Vec<(i64, i64)> = sides
+        .chain((window.x..right).map(|x| (x, bottom)))
+        .collect();
+    let coloured = places.iter().filter(|(x, y)| {
+        let place = u32::try_from(*x).ok().zip(u32::try_from(*y).ok());
+        place.and_then(|(x, y)| picture.pixel(x, y)) == Some([red, green, blue])
+    });
+    let share = f64::from(u32::try_from(coloured.count()).unwrap_or(u32::MAX))
+        / f64::from(u32::try_from(places.len()).unwrap_or(u32::MAX));
+    share >= 1.0 - HIDDEN
+}
+
+/// Colour name of a VM of the demo.
+pub(super) fn label(vm: &str) -> Result<&'static str> {
+    let found = VMS.iter().find(|(name, _)| *name == vm);
+    Ok(found
+        .with_context(|| format!("{vm} is no VM of the demo"))?
+        .1)
+}
+
+/// Closes a toplevel by the button at the right end of its title bar.
+pub(super) fn close(house: &House<'_>, window: &Window) -> Result<()> {
+    let x = window.x + i64::from(window.width) - 12;
+    let y = window.y - 12;
+    house
+        .lab
+        .screen()
+        .click(u32::try_from(x)?, u32::try_from(y)?)?;
+    // Twice within the toolkit's double-click time would be another gesture.
+    std::thread::sleep(Duration::from_millis(500));
+    Ok(())
+}
