@@ -21,11 +21,10 @@ const HOST_SOURCES: &str = "/etc/apt/sources.list.d/debian.sources";
 /// Gives the archive of the base system, from the cache or by mmdebstrap (some minutes).
 pub(crate) fn base_system(
     recipe: &Recipe,
-    text: &str,
     cache: &Path,
     line: &mut dyn FnMut(&str),
 ) -> Result<PathBuf, BuildError> {
-    let name = format!("base-{}-{}.tar", recipe.suite, key(&[REVISION, text]));
+    let name = format!("base-{}-{}.tar", recipe.suite, key(&inputs(recipe)));
     cached(cache, &name, |partial| {
         let mut command = Command::new("mmdebstrap");
         command
@@ -53,6 +52,16 @@ pub(crate) fn base_system(
         }
         run(&mut command, line)
     })
+}
+
+/// What of a recipe decides the base system; the rest of it may change without making it again.
+fn inputs(recipe: &Recipe) -> Vec<&str> {
+    let lists = [&recipe.packages, &recipe.exclude];
+    let words = lists.into_iter().flatten().map(String::as_str);
+    [REVISION, &recipe.suite, &recipe.user]
+        .into_iter()
+        .chain(words)
+        .collect()
 }
 
 fn host_has(suite: &str) -> bool {

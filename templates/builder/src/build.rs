@@ -53,7 +53,7 @@ pub fn build(
     let template: VmName = name
         .parse()
         .map_err(|error| BuildError::Name(name.to_owned(), error))?;
-    let (recipe, text) = Recipe::load(&options.recipes, &template)?;
+    let recipe = Recipe::load(&options.recipes, &template)?;
     let staging = store.stage(&template)?;
     let work = staging.dir().to_owned();
 
@@ -64,9 +64,9 @@ pub fn build(
         });
     };
     at("fetching the kernel", 0.0);
-    let kernel = fetch_kernel(&options.cache)?;
+    let kernel = fetch_kernel(&options.cache.join("kernels"))?;
     at("making the base system", 0.05);
-    let base = base_system(&recipe, &text, &options.cache, &mut |line| {
+    let base = base_system(&recipe, &options.cache, &mut |line| {
         if let Some(step) = line.strip_prefix("I: ") {
             at(&format!("making the base system: {step}"), 0.05);
         }

@@ -43,9 +43,23 @@ pub(crate) fn cached(
         return Ok(path);
     }
     let partial = dir.join(format!("{name}.partial"));
+    // What an interrupted run has left would only confuse the tool that makes it.
+    remove(&partial).map_err(wrap("clear"))?;
     make(&partial)?;
     fs::rename(&partial, &path).map_err(wrap("write to"))?;
     Ok(path)
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
