@@ -81,8 +81,6 @@ fn a_lab_runs_programs_and_its_user_may_open_kvm() {
         said,
         (Exit::Code(7), "out\n".to_owned(), "err\n".to_owned())
     );
-    let absent = lab.run("root", &["/no/such/program"]).unwrap();
-    assert!(matches!(absent.exit, Exit::NotStarted(_)), "{absent:?}");
 
     let long = lab
         .command("user", &["sh", "-c", "echo up; exec cat"])
@@ -151,11 +149,6 @@ fn a_lab_writes_to_a_layer_and_leaves_the_image_as_it_is() {
     assert_eq!(
         lab.text("root", &["sh", "-c", text]).unwrap(),
         "hellochanged\n"
-    );
-    let absent = lab.mount("absent", "/mnt/absent", "ro").unwrap_err();
-    assert!(
-        format!("{absent:#}").contains("no drive absent"),
-        "{absent:#}"
     );
     drop(lab);
     assert!(
