@@ -201,6 +201,16 @@ fn malformed_chains_come_back_without_effect() {
         ),
         ("table of itself", &[(0x1000, 16, INDIRECT, 0)], UNANSWERED),
         (
+            "goes on out of range after the status",
+            &[header, out, (STATUS_AT, 1, WRITE | NEXT, 99)],
+            UNANSWERED,
+        ),
+        (
+            "loops after the status",
+            &[header, out, (STATUS_AT, 1, WRITE | NEXT, 2)],
+            UNANSWERED,
+        ),
+        (
             "unknown flags",
             &[
                 (HEADER_AT, 16, NEXT | 0xfff8, 1),
