@@ -81,6 +81,8 @@ fn a_lab_runs_programs_and_its_user_may_open_kvm() {
         said,
         (Exit::Code(7), "out\n".to_owned(), "err\n".to_owned())
     );
+    let absent = lab.run("root", &["/no/such/program"]).unwrap();
+    assert!(matches!(absent.exit, Exit::NotStarted(_)), "{absent:?}");
 
     let long = lab
         .command("user", &["sh", "-c", "echo up; exec cat"])
