@@ -468,4 +468,12 @@ impl Desktop {
     pub(crate) fn verify(&self) {
         self.windows.verify();
     }
+
+    pub(crate) fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
+    pub(crate) fn prompts(&self) -> &Prompts {
+        &self.prompts
+    }
 }

@@ -1,4 +1,4 @@
-//! Notices: one line of the host's own words for a few seconds, below the trusted strip at the right.
+//! Notices: one line of the host's own words for a few seconds, at the right of the lower edge.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
 const SHOWN: Duration = Duration::from_secs(6);
 /// Most notices at a time; the oldest gives way.
 const MAX: usize = 4;
-const WIDTH: i32 = 440;
+const WIDTH: i32 = 600;
 const HEIGHT: i32 = 40;
 const GAP: i32 = 8;
 
@@ -74,9 +74,9 @@ impl Notices {
         overlay: &mut Overlay,
     ) {
         let width = WIDTH.min(output.w - 2 * GAP).max(1);
-        let mut at = Point::new(output.w - width - GAP, theme::PANEL + GAP);
+        let mut at = Point::new(output.w - width - GAP, output.h - HEIGHT - GAP);
         overlay.notices.clear();
-        for notice in &mut self.shown {
+        for notice in self.shown.iter_mut().rev() {
             let picture = notice.picture.get_or_insert_with(|| {
                 let mut pixmap = blank(width, HEIGHT);
                 pixmap.fill(skia(theme::PANEL_GROUND));
@@ -100,7 +100,7 @@ impl Notices {
                 Picture::new(&pixmap, true)
             });
             overlay.notices.push((picture.clone(), at));
-            at.y += HEIGHT + GAP;
+            at.y -= HEIGHT + GAP;
         }
     }
 }

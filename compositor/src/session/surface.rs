@@ -62,6 +62,8 @@ pub(super) struct Surface {
     generation: u32,
     grant: Option<Grant>,
     pending: Option<Pending>,
+    /// Generation of the newest commit in the private copy; the first commit of another is copied whole.
+    shown: u32,
     /// A commit was skipped: the private copy lacks its damage.
     stale: bool,
 }
@@ -134,8 +136,8 @@ impl Surface {
         commit: &Commit,
     ) -> Result<Option<Released>, End> {
         if commit.generation < self.generation {
-            // Drawn before the guest knew of the new grant: those slots are void.
-            self.stale = true;
+            // Drawn before the guest knew of the new grant: those slots are void. The first commit of the new grant
+            // is copied whole.
             return Ok(None);
         }
         let Some(grant) = self
@@ -233,10 +235,11 @@ impl Surface {
         };
         let everything = vec![Rect::new(Point::default(), size)];
         let damage = match pending.damage.as_ref() {
-            Some(damage) if !fresh && !self.stale => damage,
+            Some(damage) if !fresh && !self.stale && self.shown == pending.generation => damage,
             _ => &everything,
         };
         self.stale = false;
+        self.shown = pending.generation;
         let mut copied = 0;
         target.update(damage, |pixels| {
             for rect in damage {

@@ -9,6 +9,9 @@ use crate::{
     words::WindowKey,
 };
 
+/// Space between the edges of the work area and a newly placed frame.
+const MARGIN: i32 = 8;
+
 /// Step of the cascade and of the search for a free place, in pixels.
 const STEP: i32 = 40;
 
@@ -34,7 +37,7 @@ impl Windows {
             ),
             None => self.free_place(frame.size()),
         };
-        let placed = wanted.moved_into(area);
+        let placed = wanted.moved_into(area.grown(-MARGIN));
         if let Some(window) = self.windows.get_mut(&key) {
             window.origin = frame::content_origin(placed.origin());
         }
@@ -43,7 +46,7 @@ impl Windows {
 
     /// The place of the search grid that covers the least of other frames; the cascade decides between equals.
     fn free_place(&mut self, size: Size) -> Rect {
-        let area = self.work_area();
+        let area = self.work_area().grown(-MARGIN);
         let taken: Vec<Rect> = self
             .stack
             .iter()
