@@ -1,0 +1,144 @@
+//! The broker on D-Bus: each method checks its words, asks the broker and maps the error.
+
+use std::sync::Arc;
+
+use casemate_api::{CallStream, Decision, Error};
+use casemate_qrexec_wire::{CommandLine, Execute, ServiceCall, Work};
+use casemate_vm::{VmId, VmName};
+use zbus::zvariant::OwnedFd;
+
+use crate::{
+    broker::{AdminCallError, Broker},
+    call::DEFAULT_USER,
+    session::Link,
+};
+
+/// The name of the admin domain as callers of the reference know it.
+const ADMIN_NAME: &str = "dom0";
+
+/// Longest user name: that of the system's own account database.
+const MAX_USER: usize = 32;
+
+/// One client's view of the broker.
+#[derive(Debug)]
+pub(crate) struct QrexecBus(pub(crate) Arc<Broker>);
+
+#[zbus::interface(name = "org.casemate.Qrexec1")]
+impl QrexecBus {
+    async fn attach_vm(&self, name: &str, id: u32, link: OwnedFd) -> Result<(), Error> {
+        let name = vm_name(name)?;
+        let link = Link::new(link.into()).map_err(|error| {
+            Error::Usage(format!("the link of '{name}' cannot be used: {error}"))
+        })?;
+        self.0.attach(name, VmId(id), link).await;
+        Ok(())
+    }
+
+    async fn detach_vm(&self, name: &str) -> Result<(), Error> {
+        let name = vm_name(name)?;
+        if self.0.detach(&name).await {
+            Ok(())
+        } else {
+            Err(not_attached(&name))
+        }
+    }
+
+    async fn attached(&self) -> Vec<String> {
+        self.0.attached()
+    }
+
+    async fn wait_agent(&self, name: &str) -> Result<(), Error> {
+        let name = vm_name(name)?;
+        let vm = self.0.vm(&name).ok_or_else(|| not_attached(&name))?;
+        vm.wait_agent()
+            .await
+            .map_err(|_| Error::WrongState(format!("'{name}' ended before its agent reported")))
+    }
+
+    async fn run_command(
+        &self,
+        name: &str,
+        user: &str,
+        command: &str,
+    ) -> Result<CallStream, Error> {
+        let work = Work::Shell(command.as_bytes().to_vec());
+        self.call(name, user, work).await
+    }
+
+    async fn call_service(
+        &self,
+        name: &str,
+        user: &str,
+        service: &str,
+    ) -> Result<CallStream, Error> {
+        let call: ServiceCall = service
+            .parse()
+            .map_err(|error| Error::Usage(format!("'{service}' is no service: {error}")))?;
+        let work = Work::Service {
+            call: call.full().to_owned(),
+            source: ADMIN_NAME.to_owned(),
+            target: None,
+        };
+        self.call(name, user, work).await
+    }
+
+    async fn wait_call(&self, call: u64) {
+        self.0.wait_call(call).await;
+    }
+
+    async fn decisions(&self, limit: u32) -> Vec<Decision> {
+        self.0
+            .audit
+            .last(usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+}
+
+impl QrexecBus {
+    async fn call(&self, name: &str, user: &str, work: Work) -> Result<CallStream, Error> {
+        let execute = Execute {
+            user: user_name(user)?,
+            nogui: false,
+            work,
+        };
+        let command = execute.command_line().map_err(|_| {
+            let max = CommandLine::MAX;
+            Error::Usage(format!(
+                "a command line holds no NUL and has at most {max} bytes"
+            ))
+        })?;
+        let called = self.0.admin_call(vm_name(name)?, command).await;
+        let (call, stream) = called.map_err(|error| {
+            let text = error.to_string();
+            match error {
+                AdminCallError::NotAttached(_) | AdminCallError::Session { .. } => {
+                    Error::WrongState(text)
+                }
+                AdminCallError::NoAgent(_) => Error::TimedOut(text),
+                AdminCallError::Io(source) => Error::NoResources(format!("{text}: {source}")),
+            }
+        })?;
+        Ok(CallStream {
+            call,
+            stream: stream.into(),
+        })
+    }
+}
+
+fn vm_name(text: &str) -> Result<VmName, Error> {
+    text.parse()
+        .map_err(|error| Error::Usage(format!("'{text}' is no VM: {error}")))
+}
+
+fn not_attached(name: &VmName) -> Error {
+    Error::NotFound(format!("'{name}' is not attached to the broker"))
+}
+
+/// Checks a user name: it ends at a colon in a command line.
+fn user_name(text: &str) -> Result<String, Error> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match text {
+        "" => Ok(DEFAULT_USER.to_owned()),
+        _ if text.len() <= MAX_USER && text.bytes().all(allowed) => Ok(text.to_owned()),
+        _ => Err(Error::Usage(format!("'{text}' is no user name"))),
+    }
+}

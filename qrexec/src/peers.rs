@@ -1,0 +1,170 @@
+//! The supervisor and the compositor, as the broker needs them.
+//!
+//! Each request connects anew: both may be restarted at any time, and a call is rare beside a handshake on a socket of
+//! this machine.
+
+use std::{collections::HashMap, future::Future, path::PathBuf, time::Duration};
+
+use casemate_api::{Answer, Bus, Error, Notice, Question};
+use casemate_policy::Facts;
+use casemate_vm::VmName;
+
+use crate::facts;
+
+/// How long a short question may take.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// How long a VM may take to start: as long as the supervisor gives it, and some more.
+const START: Duration = Duration::from_secs(180);
+
+/// Why one of the two did not do what was asked: a sentence without full stop.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct PeerError(String);
+
+/// How to reach the two.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    runtime: PathBuf,
+}
+
+impl Peers {
+    pub(crate) fn new(runtime: PathBuf) -> Self {
+        Self { runtime }
+    }
+
+    /// Facts for policy.
+    pub(crate) async fn facts(&self) -> Result<Facts, PeerError> {
+        let json = self
+            .within(ANSWER, "the supervisor", async {
+                self.supervisor().await?.facts().await
+            })
+            .await?;
+        facts::parse(&json).map_err(|error| {
+            PeerError(format!(
+                "the supervisor's facts cannot be understood: {error}"
+            ))
+        })
+    }
+
+    /// The label of every VM.
+    pub(crate) async fn labels(&self) -> Result<HashMap<String, String>, PeerError> {
+        let vms = self
+            .within(ANSWER, "the supervisor", async {
+                self.supervisor().await?.list().await
+            })
+            .await?;
+        Ok(vms.into_iter().map(|vm| (vm.name, vm.label)).collect())
+    }
+
+    /// Starts a VM unless it runs.
+    pub(crate) async fn start(&self, name: &str) -> Result<(), PeerError> {
+        self.within(START, "the supervisor", async {
+            self.supervisor().await?.start(name).await
+        })
+        .await
+    }
+
+    /// Makes and starts a disposable for a VM.
+    pub(crate) async fn create_disposable(
+        &self,
+        for_vm: &VmName,
+        template: &str,
+    ) -> Result<VmName, PeerError> {
+        let name = self
+            .within(START, "the supervisor", async {
+                let supervisor = self.supervisor().await?;
+                supervisor
+                    .create_disposable(for_vm.as_str(), template)
+                    .await
+            })
+            .await?;
+        name.parse().map_err(|error| {
+            PeerError(format!(
+                "the supervisor made a disposable of no valid name: {error}"
+            ))
+        })
+    }
+
+    /// Ends a disposable.
+    pub(crate) async fn destroy_disposable(&self, name: &VmName) -> Result<(), PeerError> {
+        self.within(ANSWER, "the supervisor", async {
+            let supervisor = self.supervisor().await?;
+            supervisor.destroy_disposable(name.as_str()).await
+        })
+        .await
+    }
+
+    /// Puts a question to the person; takes as long as the person does.
+    pub(crate) async fn ask(&self, question: Question) -> Result<Answer, PeerError> {
+        let ask = async {
+            let connection = Bus::Compositor.connect(&self.runtime).await?;
+            casemate_api::compositor(&connection)
+                .await?
+                .ask(question)
+                .await
+        };
+        ask.await
+            .map_err(|error| PeerError(format!("the compositor did not ask: {}", text(&error))))
+    }
+
+    /// Tells the person something. Nobody waits for it, so a failure is only logged.
+    pub(crate) async fn notify(&self, kind: &str, words: String) {
+        let notice = Notice {
+            kind: kind.to_owned(),
+            text: words,
+        };
+        let told = self
+            .within(ANSWER, "the compositor", async {
+                let connection = Bus::Compositor.connect(&self.runtime).await?;
+                casemate_api::compositor(&connection)
+                    .await?
+                    .notify(notice)
+                    .await
+            })
+            .await;
+        if let Err(error) = told {
+            tracing::warn!(%error, "the person could not be told");
+        }
+    }
+
+    async fn supervisor(&self) -> zbus::Result<casemate_api::Supervisor1Proxy<'static>> {
+        let connection = Bus::Supervisor.connect(&self.runtime).await?;
+        casemate_api::supervisor(&connection).await
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        who: &str,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, PeerError> {
+        match tokio::time::timeout(limit, request).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Error::ZBus(error))) => {
+                Err(PeerError(format!("{who} cannot be reached: {error}")))
+            }
+            Ok(Err(error)) => Err(PeerError(text(&error))),
+            Err(_) => Err(PeerError(format!(
+                "{who} did not answer within {} seconds",
+                limit.as_secs()
+            ))),
+        }
+    }
+}
+
+/// The sentence of an error, without its D-Bus name.
+fn text(error: &Error) -> String {
+    match error {
+        Error::ZBus(error) => error.to_string(),
+        Error::Usage(text)
+        | Error::NotFound(text)
+        | Error::WrongState(text)
+        | Error::Denied(text)
+        | Error::Refused(text)
+        | Error::Busy(text)
+        | Error::NoResources(text)
+        | Error::TimedOut(text)
+        | Error::Failed(text) => text.clone(),
+    }
+}

@@ -1,0 +1,287 @@
+//! The policy files on disk, read again when they have changed.
+//!
+//! Each call is judged by the files as they are when it comes. A file that cannot be read or understood denies every
+//! call until it is put right: half a policy could allow what the other half denies. A directory that does not exist
+//! is an empty one, but one of them must exist.
+
+use std::{
+    cell::RefCell,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use casemate_policy::{Files, Policy, select};
+
+/// Why there is no policy: a sentence that names file and line where it can.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Broken(pub(crate) Arc<str>);
+
+/// Times that files are read again because they changed meanwhile.
+const ATTEMPTS: usize = 5;
+
+/// Time stamps of files are coarse: one that is younger than this may yet hide a change.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// The policy of a list of directories.
+#[derive(Debug)]
+pub(crate) struct Policies {
+    directories: Vec<PathBuf>,
+    /// Held while files are read, by whom wants them read: all others would read the same.
+    cached: Mutex<Option<Cached>>,
+}
+
+#[derive(Debug)]
+struct Cached {
+    seen: Vec<Seen>,
+    settled: bool,
+    policy: Result<Arc<Policy>, Broken>,
+}
+
+/// A file or directory that was looked at, and what shows whether it has changed.
+#[derive(Debug)]
+struct Seen {
+    path: PathBuf,
+    stamp: Option<Stamp>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+impl Policies {
+    /// The policy of these directories, strongest first.
+    pub(crate) fn new(directories: Vec<PathBuf>) -> Self {
+        Self {
+            directories,
+            cached: Mutex::new(None),
+        }
+    }
+
+    /// The policy as it is on disk now. Blocks.
+    ///
+    /// # Errors
+    /// [`Broken`]; every call is to be denied.
+    pub(crate) fn current(&self) -> Result<Arc<Policy>, Broken> {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cached) = &*cached
+            && cached.settled
+            && is_unchanged(&cached.seen)
+        {
+            return cached.policy.clone();
+        }
+        let fresh = self.read();
+        let policy = fresh.policy.clone();
+        *cached = Some(fresh);
+        policy
+    }
+
+    fn read(&self) -> Cached {
+        for _ in 0..ATTEMPTS {
+            let now = SystemTime::now();
+            let disk = Disk::new(&self.directories);
+            let policy = disk.policy();
+            let seen = disk.seen.into_inner();
+            if is_unchanged(&seen) {
+                return Cached {
+                    settled: is_settled(&seen, now),
+                    seen,
+                    policy: policy.map(Arc::new),
+                };
+            }
+        }
+        Cached {
+            seen: Vec::new(),
+            settled: false,
+            policy: Err(Broken(
+                "the policy files change all the time; nothing is allowed until they rest".into(),
+            )),
+        }
+    }
+}
+
+fn is_unchanged(seen: &[Seen]) -> bool {
+    seen.iter().all(|seen| Stamp::of(&seen.path) == seen.stamp)
+}
+
+/// Whether every stamp is old enough that a later change must show.
+fn is_settled(seen: &[Seen], now: SystemTime) -> bool {
+    let Ok(now) = now.duration_since(SystemTime::UNIX_EPOCH) else {
+        return false;
+    };
+    let newest = seen
+        .iter()
+        .filter_map(|seen| seen.stamp.as_ref())
+        .map(|stamp| stamp.changed.0.max(stamp.modified.0))
+        .max();
+    let newest = newest.and_then(|seconds| u64::try_from(seconds).ok());
+    // A whole second more, because the fraction was cut off.
+    newest.is_some_and(|newest| now > Duration::from_secs(newest + 1) + SETTLED)
+}
+
+/// The files as the parser asks for them; remembers each.
+struct Disk<'a> {
+    directories: &'a [PathBuf],
+    seen: RefCell<Vec<Seen>>,
+}
+
+impl<'a> Disk<'a> {
+    fn new(directories: &'a [PathBuf]) -> Self {
+        Self {
+            directories,
+            seen: RefCell::new(Vec::new()),
+        }
+    }
+
+    fn policy(&self) -> Result<Policy, Broken> {
+        let broken = |text: String| Broken(text.into());
+        let mut names = Vec::new();
+        let mut exists = false;
+        for directory in self.directories {
+            match self.list(directory) {
+                Ok(listed) => {
+                    exists = true;
+                    names.push(listed);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => names.push(Vec::new()),
+                Err(error) => {
+                    return Err(broken(format!(
+                        "{}: cannot be read ({error}); a policy directory made after the broker needs its restart",
+                        directory.display()
+                    )));
+                }
+            }
+        }
+        if !exists {
+            let paths: Vec<_> = self
+                .directories
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            return Err(broken(format!(
+                "none of the policy directories exists: {}",
+                paths.join(", ")
+            )));
+        }
+        let top = select(&names).map_err(|refused| broken(refused.to_string()))?;
+        Policy::read(&top, self).map_err(|error| broken(error.to_string()))
+    }
+
+    fn look(&self, path: &Path) {
+        self.seen.borrow_mut().push(Seen {
+            path: path.to_owned(),
+            stamp: Stamp::of(path),
+        });
+    }
+
+    /// Names of the regular files and of links to such.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.look(path);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            // A link that leads nowhere is listed too: it must not go unseen.
+            let is_file = fs::metadata(entry.path()).map_or(true, |metadata| metadata.is_file());
+            if is_file {
+                // A name that is not text is refused with the others that nobody can order.
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    fn path(&self, directory: usize, path: &str) -> PathBuf {
+        match self.directories.get(directory) {
+            Some(directory) => directory.join(path),
+            None => PathBuf::from(path),
+        }
+    }
+}
+
+impl Files for Disk<'_> {
+    fn text(&self, directory: usize, path: &str) -> Result<String, String> {
+        let path = self.path(directory, path);
+        self.look(&path);
+        let is_file = fs::metadata(&path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?
+            .is_file();
+        // Anything else, such as a pipe, could keep every call waiting.
+        if !is_file {
+            return Err(format!("{} is not a file", path.display()));
+        }
+        fs::read_to_string(&path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))
+    }
+
+    fn names(&self, directory: usize, path: &str) -> Result<Vec<String>, String> {
+        let path = self.path(directory, path);
+        self.list(&path)
+            .map_err(|error| format!("cannot list {}: {error}", path.display()))
+    }
+
+    fn display(&self, directory: usize, path: &str) -> String {
+        self.path(directory, path).display().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_seen_and_faults_deny() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, shipped) = (dir.path().join("own"), dir.path().join("shipped"));
+        let policies = Policies::new(vec![own.clone(), shipped.clone()]);
+        let rules = || policies.current().map(|policy| policy.rules.len());
+        let error = || rules().unwrap_err().to_string();
+        assert!(error().contains("none of the policy directories exists"));
+
+        fs::create_dir(&shipped).unwrap();
+        fs::write(
+            shipped.join("90-default.policy"),
+            "* * @anyvm @anyvm deny\n",
+        )
+        .unwrap();
+        assert_eq!(rules(), Ok(1));
+
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("10-own.policy"), "s * a b allow\n!include inc/x\n").unwrap();
+        assert!(error().contains("10-own.policy:2"), "{}", error());
+        fs::create_dir(own.join("inc")).unwrap();
+        fs::write(own.join("inc/x"), "s * a c allow\n").unwrap();
+        assert_eq!(rules(), Ok(3));
+        fs::write(own.join("inc/x"), "s * a c allow\ns * a d oops\n").unwrap();
+        assert!(error().contains("inc/x:2:9: 'oops'"), "{}", error());
+        fs::write(own.join("inc/x"), "").unwrap();
+        assert_eq!(rules(), Ok(2));
+
+        std::os::unix::fs::symlink("nowhere", own.join("20-link.policy")).unwrap();
+        assert!(error().contains("20-link.policy"), "{}", error());
+        fs::remove_file(own.join("20-link.policy")).unwrap();
+        assert_eq!(rules(), Ok(2));
+        fs::write(own.join("Bad.policy"), "").unwrap();
+        assert!(error().contains("'Bad.policy'"), "{}", error());
+    }
+}

@@ -1,0 +1,165 @@
+//! The data ports of one VM: which are in use, by which call, and whose offers are still open.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use casemate_qrexec_wire::{
+    ExecParams,
+    limits::{FIRST_DATA_PORT, MAX_DATA_PORTS},
+};
+use tokio::sync::oneshot;
+
+/// The ports that are in use.
+#[derive(Debug)]
+pub(super) struct Ports {
+    used: HashMap<u32, Use>,
+    /// Where the search for a free port begins. Ports are used in turn, so that the late end of one call is not taken
+    /// for the end of the next.
+    next: u32,
+}
+
+#[derive(Debug)]
+struct Use {
+    /// Domain number of the other end.
+    peer: u32,
+    /// When the offer is taken back; `None` when it was.
+    offered_until: Option<Instant>,
+    /// Dropped with the entry: whoever waits for the end of the call's leg sees that.
+    _ended: oneshot::Sender<()>,
+}
+
+impl Ports {
+    /// No port in use; `start` is any number, another one after each start of the broker.
+    pub(super) fn new(start: u32) -> Self {
+        Self {
+            used: HashMap::new(),
+            next: start % MAX_DATA_PORTS,
+        }
+    }
+
+    /// Takes a free port. The receiver ends when the port is free again.
+    pub(super) fn take(
+        &mut self,
+        peer: u32,
+        offered_until: Instant,
+    ) -> Option<(u32, oneshot::Receiver<()>)> {
+        let index = (0..MAX_DATA_PORTS)
+            .map(|step| (self.next + step) % MAX_DATA_PORTS)
+            .find(|index| !self.used.contains_key(&(FIRST_DATA_PORT + index)))?;
+        self.next = (index + 1) % MAX_DATA_PORTS;
+        let port = FIRST_DATA_PORT + index;
+        let (sender, ended) = oneshot::channel();
+        self.used.insert(
+            port,
+            Use {
+                peer,
+                offered_until: Some(offered_until),
+                _ended: sender,
+            },
+        );
+        Some((port, ended))
+    }
+
+    /// Frees the port that an agent reports, if it means that call. Says whether.
+    pub(super) fn end(&mut self, params: ExecParams) -> bool {
+        match self.used.get(&params.port) {
+            Some(used) if used.peer == params.domain => self.used.remove(&params.port).is_some(),
+            _ => false,
+        }
+    }
+
+    /// Frees every port and returns them.
+    pub(super) fn free_all(&mut self) -> Vec<u32> {
+        self.used.drain().map(|(port, _)| port).collect()
+    }
+
+    /// When the next offer must be taken back.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.used
+            .values()
+            .filter_map(|used| used.offered_until)
+            .min()
+    }
+
+    /// Ports whose offers must be taken back now. They stay in use until the agent reports their end.
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<u32> {
+        let mut overdue = Vec::new();
+        for (port, used) in &mut self.used {
+            if used.offered_until.is_some_and(|until| until <= now) {
+                used.offered_until = None;
+                overdue.push(*port);
+            }
+        }
+        overdue
+    }
+}
+
+/// A point in time far enough away to mean never.
+pub(super) fn never(now: Instant) -> Instant {
+    now + Duration::from_secs(24 * 3600)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_taken_in_turn_and_freed_by_whom_they_belong_to() {
+        let now = Instant::now();
+        let mut ports = Ports::new(MAX_DATA_PORTS - 1);
+        let take = |ports: &mut Ports| ports.take(7, now).map(|(port, _)| port);
+        assert_eq!(take(&mut ports), Some(768));
+        assert_eq!(take(&mut ports), Some(513));
+        assert!(
+            !ports.end(ExecParams {
+                domain: 8,
+                port: 513
+            }),
+            "another call's end"
+        );
+        assert!(!ports.end(ExecParams {
+            domain: 7,
+            port: 600
+        }));
+        assert!(ports.end(ExecParams {
+            domain: 7,
+            port: 513
+        }));
+        assert_eq!(
+            take(&mut ports),
+            Some(514),
+            "not the one that was just freed"
+        );
+        let taken = std::iter::from_fn(|| take(&mut ports)).count();
+        assert_eq!(taken, 256 - 2, "then there are no more");
+        assert!(ports.end(ExecParams {
+            domain: 7,
+            port: 600
+        }));
+        assert_eq!(take(&mut ports), Some(600));
+        assert_eq!(ports.free_all().len(), 256);
+        assert_eq!(ports.next_deadline(), None);
+    }
+
+    #[test]
+    fn offers_are_taken_back_once_and_the_end_is_seen() {
+        let now = Instant::now();
+        let mut ports = Ports::new(0);
+        let (port, mut ended) = ports.take(7, now + Duration::from_secs(5)).unwrap();
+        assert_eq!(ports.next_deadline(), Some(now + Duration::from_secs(5)));
+        assert!(ports.overdue(now).is_empty());
+        assert_eq!(ports.overdue(now + Duration::from_secs(6)), [port]);
+        assert!(ports.overdue(now + Duration::from_secs(7)).is_empty());
+        assert!(matches!(
+            ended.try_recv(),
+            Err(oneshot::error::TryRecvError::Empty)
+        ));
+        ports.free_all();
+        assert!(matches!(
+            ended.try_recv(),
+            Err(oneshot::error::TryRecvError::Closed)
+        ));
+    }
+}
