@@ -1,6 +1,10 @@
 //! One VM: KVM, vCPUs, devices, jail; opens no path once jailed.
 //!
-//! Started by the supervisor as `casemate-vmm --launch FD`. What happens then is in [`launch`], in order.
+//! Started by the supervisor as `casemate-vmm --launch FD`. What happens then is in [`launch`], in order. Around it:
+//! [`inherited`] descriptors, the [`jail`], the [`machine`] that KVM makes, what is in its memory at [`boot`], its
+//! [`devices`], and what runs: [`vcpu`] threads, disk threads, and the main loop with [`control`]. It ends by [`stop`].
+//!
+//! Threads and event loops only: no async runtime, no D-Bus, no policy.
 
 mod arguments;
 mod boot;

@@ -41,9 +41,9 @@ impl From<rustix::io::Errno> for NoKvm {
     }
 }
 
-/// Begins to log. Lines go to standard error; when nobody reads it any more they are lost.
+/// Begins to log, as `RUST_LOG` says. Lines go to standard error; when nobody reads it any more they are lost.
 pub(crate) fn init() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CASEMATE_LOG")
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A second call would fail; there is none.
     let _ = tracing_subscriber::fmt()

@@ -15,6 +15,7 @@ use vm::{Parts, Vm};
 const WINDOW_SLOT: u8 = 4;
 
 /// Says why nothing is tested on a machine without KVM.
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 fn has_kvm() -> bool {
     let opened = fs::OpenOptions::new()
         .read(true)
@@ -46,6 +47,7 @@ fn a_guest_ends_in_the_way_it_asks_for() {
         (End::ResetRegister, StopReason::Reset, 3),
         (End::KeyboardReset, StopReason::Reset, 3),
         (End::TripleFault, StopReason::Reset, 3),
+        (End::PowerOffAfterSweep, StopReason::PowerOff, 0),
     ] {
         let (parts, vm) = booted();
         assert_eq!(vm::printed(&parts), payload::LINE);
@@ -131,8 +133,36 @@ fn every_thread_is_jailed() {
         assert_eq!(mounts.lines().count(), 1, "{mounts}");
         assert!(mounts.contains(" / tmpfs ro,"), "{mounts}");
     }
+    check_descriptors(pid);
     vm.act(&Action::Kill);
     assert_eq!(vm.wait(), Some(0));
+}
+
+/// What a running VM holds: nothing of the test's, not what it was booted from, no /dev/kvm to make another VM with.
+fn check_descriptors(pid: impl std::fmt::Display) {
+    // Only root may look.
+    let Ok(folder) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return;
+    };
+    for entry in folder {
+        let target = fs::read_link(entry.expect("it runs").path()).expect("it runs");
+        let target = target.to_string_lossy();
+        let expected = [
+            "/dev/null",
+            "/memfd:window",
+            "/memfd:log",
+            "anon_inode:[eventfd]",
+            "anon_inode:[eventpoll]",
+            "anon_inode:[timerfd]",
+            "anon_inode:kvm-vm",
+            "anon_inode:kvm-vcpu",
+            "socket:",
+        ];
+        assert!(
+            expected.iter().any(|start| target.starts_with(start)),
+            "a VM holds {target}"
+        );
+    }
 }
 
 #[test]

@@ -12,8 +12,10 @@ use vm_memory::GuestMemoryError;
 
 use crate::machine::{EntryPoint, Machine};
 
-/// Appended to every command line: early messages go to the serial port, until the virtio console is there.
-const CONSOLE: &str = "earlyprintk=ttyS0 console=hvc0";
+/// What a kernel must know of this machine, appended to every command line. Early messages go to the serial port, until
+/// the virtio console is there. Linux takes hardware-reduced ACPI for a sign of EFI, and without being told would jump
+/// to a BIOS that is not there when it is to reboot.
+const MACHINE: &str = "reboot=a earlyprintk=ttyS0 console=hvc0";
 
 /// What to boot.
 #[derive(Debug)]
@@ -75,7 +77,7 @@ pub(crate) enum BootError {
 pub(crate) fn load(machine: &Machine, source: BootSource) -> Result<EntryPoint, BootError> {
     let kernel = kernel::load_kernel(machine, File::from(source.kernel))?;
     let initrd = kernel::load_initrd(machine, File::from(source.initrd), kernel.end)?;
-    kernel::write_command_line(machine, &format!("{} {CONSOLE}", source.command_line))?;
+    kernel::write_command_line(machine, &format!("{} {MACHINE}", source.command_line))?;
     acpi::write(machine)?;
     start_info::write(machine, initrd)?;
     Ok(kernel.entry)

@@ -72,7 +72,7 @@ fn memory_map(ram: u64) -> Vec<hvm_memmap_table_entry> {
         memory::regions(ram)
             .into_iter()
             .skip(1)
-            .map(|range| entry(range, RAM)),
+            .map(|region| entry(region.start..region.start + region.len, RAM)),
     );
     map
 }

@@ -10,8 +10,8 @@ use rustix::thread::UnshareFlags;
 
 use super::{JailError, step};
 
-/// A directory that every host has, to mount the empty root on. Only our own mount namespace sees it covered.
-const MOUNT_POINT: &str = "/tmp";
+/// A directory that the host has for sure, to mount the empty root on. Only our own mount namespace sees it covered.
+const MOUNT_POINT: &str = "/proc";
 
 /// Leaves all namespaces of the host, except the one of processes, which the next child leaves.
 pub(super) fn unshare() -> Result<(), JailError> {
@@ -50,13 +50,12 @@ pub(super) fn empty_root() -> Result<(), JailError> {
     const RESTRICTED: MountFlags = MountFlags::NOSUID
         .union(MountFlags::NODEV)
         .union(MountFlags::NOEXEC);
-    step(
-        "keep mounts to ourselves",
-        mount_change(
-            "/",
-            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-        ),
-    )?;
+    // Where namespaces can be made but mean nothing (AppArmor's restriction), this is the first thing that fails.
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .map_err(|errno| JailError::Namespaces(errno.into()))?;
     step(
         "mount an empty root",
         mount(

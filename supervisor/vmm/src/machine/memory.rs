@@ -1,6 +1,5 @@
 //! Guest RAM: private anonymous memory, in one or two pieces around the hole below 4 GiB.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use casemate_devices::virtio::Memory;
@@ -41,22 +40,38 @@ pub(crate) fn allocate(bytes: u64, limit: u64) -> Result<Memory, RamError> {
     }
     let ranges: Vec<_> = regions(bytes)
         .into_iter()
-        .map(|range| {
-            let len = usize::try_from(range.end - range.start).expect("64-bit program");
-            (GuestAddress(range.start), len)
+        .map(|region| {
+            let len = usize::try_from(region.len).expect("64-bit program");
+            (GuestAddress(region.start), len)
         })
         .collect();
     let memory = GuestMemoryMmap::from_ranges(&ranges).map_err(RamError::Map)?;
     Ok(Arc::new(memory))
 }
 
-/// The guest addresses of `bytes` of RAM.
-pub(crate) fn regions(bytes: u64) -> Vec<Range<u64>> {
-    match bytes.checked_sub(layout::HOLE_START) {
-        None | Some(0) => vec![0..bytes],
-        Some(above) => vec![
-            0..layout::HOLE_START,
-            layout::HOLE_END..layout::HOLE_END + above,
+/// One piece of RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Region {
+    /// Its first guest address.
+    pub(crate) start: u64,
+    /// Bytes.
+    pub(crate) len: u64,
+}
+
+/// Where `bytes` of RAM are.
+pub(crate) fn regions(bytes: u64) -> Vec<Region> {
+    let low = Region {
+        start: 0,
+        len: low_end(bytes),
+    };
+    match bytes - low.len {
+        0 => vec![low],
+        len => vec![
+            low,
+            Region {
+                start: layout::HOLE_END,
+                len,
+            },
         ],
     }
 }
@@ -74,12 +89,16 @@ mod tests {
     fn ram_goes_around_the_hole() {
         const GIB: u64 = 1 << 30;
         for (bytes, expected) in [
-            (GIB, vec![0..GIB]),
-            (3 * GIB, vec![0..3 * GIB]),
-            (3 * GIB + 4096, vec![0..3 * GIB, 4 * GIB..4 * GIB + 4096]),
-            (8 * GIB, vec![0..3 * GIB, 4 * GIB..9 * GIB]),
+            (GIB, &[(0, GIB)][..]),
+            (3 * GIB, &[(0, 3 * GIB)]),
+            (3 * GIB + 4096, &[(0, 3 * GIB), (4 * GIB, 4096)]),
+            (8 * GIB, &[(0, 3 * GIB), (4 * GIB, 5 * GIB)]),
         ] {
-            assert_eq!(regions(bytes), expected, "{bytes:#x}");
+            let found: Vec<_> = regions(bytes)
+                .iter()
+                .map(|region| (region.start, region.len))
+                .collect();
+            assert_eq!(found, expected, "{bytes:#x}");
         }
     }
 

@@ -18,6 +18,8 @@ pub(crate) enum End {
     KeyboardReset = 3,
     /// An exception without a table of handlers.
     TripleFault = 4,
+    /// Sleep control register, after touching every port and the whole PCI hole.
+    PowerOffAfterSweep = 5,
 }
 
 /// Where the payload is loaded and starts.
@@ -59,6 +61,25 @@ impl Code {
         self.out_dword(0xcf8, address);
         self.out_dword(0xcfc, value);
     }
+    /// Writes zero to every port and reads it, with one, two and four bytes.
+    fn sweep_ports(&mut self) {
+        self.bytes(&[0xba, 0, 0, 0, 0]); // mov edx, 0
+        self.bytes(&[0x31, 0xc0]); // again: xor eax, eax
+        self.bytes(&[0xee, 0x66, 0xef, 0xef]); // out dx, al; out dx, ax; out dx, eax
+        self.bytes(&[0xec, 0x66, 0xed, 0xed]); // in al, dx; in ax, dx; in eax, dx
+        self.bytes(&[0x42, 0x81, 0xfa, 0, 0, 1, 0]); // inc edx; cmp edx, 0x10000
+        self.bytes(&[0x72, 0xed]); // jb again
+    }
+    /// Reads and writes back memory from the PCI window to the end of the 32-bit space, in steps of 64 KiB, and reads
+    /// it across alignments.
+    fn sweep_hole(&mut self) {
+        self.bytes(&[0xbe]); // mov esi, WINDOW
+        self.bytes(&WINDOW.to_le_bytes());
+        self.bytes(&[0x8b, 0x06, 0x89, 0x06]); // again: mov eax, [esi]; mov [esi], eax
+        self.bytes(&[0x8a, 0x46, 0x03, 0x66, 0x8b, 0x46, 0x01]); // mov al, [esi + 3]; mov ax, [esi + 1]
+        self.bytes(&[0x81, 0xc6, 0, 0, 1, 0]); // add esi, 0x10000
+        self.bytes(&[0x73, 0xed]); // jnc again
+    }
     /// Does `body` when AL is `value`.
     fn when_al(&mut self, value: u8, body: impl FnOnce(&mut Self)) {
         let mut inner = Self::default();
@@ -85,10 +106,15 @@ pub(crate) fn elf(slot: u8) -> Vec<u8> {
     code.bytes(&WINDOW.to_le_bytes());
     code.bytes(&[0x84, 0xc0, 0x74, 0xf7]); // test al, al; jz wait
     code.when_al(End::PowerOff as u8, |code| {
-        code.out_byte(0x600, 5 << 2 | 1 << 5)
+        code.out_byte(0x600, 5 << 2 | 1 << 5);
     });
     code.when_al(End::ResetRegister as u8, |code| code.out_byte(0x602, 1));
     code.when_al(End::KeyboardReset as u8, |code| code.out_byte(0x64, 0xfe));
+    code.when_al(End::PowerOffAfterSweep as u8, |code| {
+        code.sweep_ports();
+        code.sweep_hole();
+        code.out_byte(0x600, 5 << 2 | 1 << 5);
+    });
     let table = code.here();
     code.when_al(End::TripleFault as u8, |code| {
         // lidt [table + 11]: six zero bytes after ud2, an empty table.

@@ -135,7 +135,7 @@ impl Vm {
         };
         match vm.event() {
             Event::State { pid: known, .. } => {
-                assert_eq!(known, u32::try_from(pid.as_raw_nonzero().get()).ok())
+                assert_eq!(known, u32::try_from(pid.as_raw_nonzero().get()).ok());
             }
             other => panic!("{other:?} came first"),
         }
