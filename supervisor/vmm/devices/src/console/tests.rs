@@ -1,3 +1,5 @@
+//! Console and ring log against a driver that lies.
+
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::{Arc, Mutex};
 

@@ -1,3 +1,5 @@
+//! Random numbers against a driver that asks for too much, too often, or nonsense.
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

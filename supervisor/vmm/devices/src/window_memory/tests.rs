@@ -1,3 +1,5 @@
+//! The window memory's function as a guest's PCI code reaches it.
+
 use std::io;
 use std::sync::{Arc, Mutex};
 
