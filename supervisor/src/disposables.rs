@@ -1,6 +1,6 @@
 //! Making disposables: whose template, how many, under which name.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use casemate_vm::{Label, VmKind, VmName, VmSpec};
 use tokio::task::spawn_blocking;
@@ -54,6 +54,10 @@ fn make(
         (None, None) => default_template(house)?,
     };
     house.volumes.check_template(&template)?;
+    let _making = house
+        .making_disposable
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     if let Some(vm) = &made_for {
         let count = house
             .drivers()

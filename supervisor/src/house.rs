@@ -38,6 +38,8 @@ pub(crate) struct House {
     pub(crate) volumes: Volumes,
     pub(crate) broker: Service,
     pub(crate) compositor: Service,
+    /// Held while a disposable is counted and added, so that a VM's quota holds for many at once too.
+    pub(crate) making_disposable: Mutex<()>,
     /// Who drives what; held for look-ups and inserts only, so that of two creators one wins.
     drivers: Mutex<Drivers>,
 }
@@ -96,6 +98,7 @@ impl House {
                     arguments: compositor,
                 },
             ),
+            making_disposable: Mutex::new(()),
             drivers: Mutex::default(),
             paths,
             settings,

@@ -218,3 +218,123 @@ async fn ended(process: Option<&Process>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use casemate_vm::{Label, VmId, VmKind, VmSpec};
+    use casemate_vmm_control::{Phase, encode};
+
+    use super::*;
+    use crate::control::listen_at;
+
+    /// A machine without a process, and the vmm's end of its control socket.
+    fn machine() -> (Machine, PacketSocket) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control");
+        let listener = listen_at(&path).unwrap();
+        let control = Control::connect(&path).unwrap();
+        let vmm = PacketSocket::from(rustix::net::accept(listener).unwrap());
+        let record = RunRecord {
+            id: VmId(3),
+            revision: 1,
+            uuid: String::new(),
+            agent_reported: true,
+            made_for: None,
+            ends_with_call: None,
+            process: None,
+            spec: VmSpec::new(VmKind::App, "debian-12".parse().unwrap(), Label::Blue),
+        };
+        (Machine::new(record, control, None, None), vmm)
+    }
+
+    fn say(vmm: &PacketSocket, event: &Event) {
+        vmm.send(&encode(event), &[]).unwrap();
+    }
+
+    const RUNNING: Event = Event::State {
+        phase: Phase::Running,
+        pid: None,
+    };
+
+    #[tokio::test]
+    async fn a_vmm_says_why_it_ends() {
+        for (reason, expected) in [
+            (StopReason::PowerOff, Ending::PowerOff),
+            (StopReason::Reset, Ending::Reset),
+            (StopReason::Killed, Ending::Killed),
+        ] {
+            let (mut machine, vmm) = machine();
+            say(&vmm, &RUNNING);
+            say(&vmm, &Event::Stopped { reason });
+            drop(vmm);
+            let occurrence = machine.next().await;
+            assert!(
+                matches!(&occurrence, Occurrence::Ended(ending) if *ending == expected),
+                "{occurrence:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_of_the_protocol_ends_the_vmm_and_is_heard_once() {
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let long = vec![b' '; casemate_vmm_control::MAX_CONTROL + 1];
+        let cases: [(&[u8], &[_]); 5] = [
+            (b"", &[reader.as_fd()]),
+            (b"{}", &[]),
+            (
+                b"{\"event\":\"state\",\"phase\":\"running\",\"pid\":null,\"x\":1}",
+                &[],
+            ),
+            (b"\xff\xfe", &[]),
+            (&long, &[]),
+        ];
+        for (bytes, files) in cases {
+            let (mut machine, vmm) = machine();
+            vmm.send(bytes, files).unwrap();
+            say(&vmm, &RUNNING);
+            assert!(matches!(machine.next().await, Occurrence::Misbehaved(_)));
+            assert!(matches!(machine.next().await, Occurrence::Ended(_)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_events_ends_the_vmm() {
+        let (mut machine, vmm) = machine();
+        let flood = std::thread::spawn(move || {
+            for _ in 0..=MAX_EVENTS {
+                say(&vmm, &RUNNING);
+            }
+            vmm
+        });
+        let Occurrence::Misbehaved(what) = machine.next().await else {
+            panic!("a flood was read to its end");
+        };
+        assert!(what.contains("flooded"), "{what}");
+        drop(flood.join().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vmm_that_does_not_answer_is_found_out_and_one_that_does_is_left_alone() {
+        let (mut silent, _vmm) = machine();
+        let began = Instant::now();
+        let Occurrence::Misbehaved(what) = silent.next().await else {
+            panic!("a silent vmm ended");
+        };
+        assert!(what.contains("did not answer"), "{what}");
+        assert_eq!(began.elapsed(), PING_EVERY * (MAX_UNANSWERED + 1));
+
+        let (mut machine, vmm) = machine();
+        let answering = async {
+            for _ in 0..20 {
+                tokio::time::sleep(PING_EVERY).await;
+                say(&vmm, &RUNNING);
+            }
+        };
+        tokio::select! {
+            biased;
+            occurrence = machine.next() => panic!("{occurrence:?}"),
+            () = answering => {}
+        }
+    }
+}

@@ -40,6 +40,8 @@ pub(crate) async fn serve() -> Result<()> {
     raise_descriptor_limit();
     let settings = Settings::load(&paths.config)?;
     let house = House::open(paths, settings)?;
+    // A VM that has ended meanwhile is taken from services that run on.
+    tokio::join!(house.broker.probed(), house.compositor.probed());
     adopt::recover(&house).context("cannot finish what was cut")?;
     adopt::adopt(&house).context("cannot read the records of running VMs")?;
     let listener = listen(&house.paths)?;

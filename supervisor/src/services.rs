@@ -5,6 +5,9 @@
 //! new connection and attach their VMs anew.
 //!
 //! ```text
+//!   Probing ──answers──▶ Up
+//!      │
+//!      ▼
 //!   Idle ──needed──▶ (connect, or spawn and connect) ──▶ Up ──lost──▶ Idle ──▶ again, with back-off
 //!                                  └─ cannot ──▶ Failed(why) ──needed again, or back-off over──▶ again
 //! ```
@@ -25,6 +28,9 @@ use crate::{paths::Paths, refusal::Refusal, spawn};
 /// How long a service may take from its start until its bus answers.
 const START: Duration = Duration::from_secs(30);
 
+/// How long a service that runs already may take for its handshake.
+const PROBE: Duration = Duration::from_secs(5);
+
 /// How often the socket of a service that is starting is tried.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -37,6 +43,8 @@ const LIVED: Duration = Duration::from_secs(20);
 /// What a keeper tells.
 #[derive(Clone, Debug)]
 pub(crate) enum State {
+    /// Whether it runs already is not known yet.
+    Probing,
     Idle,
     /// Each new connection is a change: the service behind it may have forgotten every VM.
     Up(Connection),
@@ -62,7 +70,7 @@ pub(crate) struct Service {
 impl Service {
     /// Starts the keeper task.
     pub(crate) fn keep(paths: &Paths, command: Command) -> Self {
-        let (tell, state) = watch::channel(State::Idle);
+        let (tell, state) = watch::channel(State::Probing);
         let needed = Arc::new(Notify::new());
         let program = command.program;
         let keeper = Keeper {
@@ -83,6 +91,15 @@ impl Service {
     /// Changes of the connection, for drivers.
     pub(crate) fn watch(&self) -> watch::Receiver<State> {
         self.state.clone()
+    }
+
+    /// Returns when it is known whether the service was running already.
+    pub(crate) async fn probed(&self) {
+        let mut state = self.state.clone();
+        // An error would mean that the keeper has ended, and nothing is to be known any more.
+        let _ = state
+            .wait_for(|state| !matches!(state, State::Probing))
+            .await;
     }
 
     /// The connection if there is one now.
@@ -131,8 +148,10 @@ impl Keeper {
     async fn run(mut self) {
         let program = self.command.program;
         let mut pause = BACK_OFF.0;
-        let mut found = self.command.bus.connect(&self.paths.runtime).await.ok();
+        let probe = self.command.bus.connect(&self.paths.runtime);
+        let mut found = timeout(PROBE, probe).await.ok().and_then(Result::ok);
         if found.is_none() {
+            self.tell.send_replace(State::Idle);
             self.needed.notified().await;
         }
         loop {

@@ -275,12 +275,19 @@ async fn an_agent_that_never_reports_ends_the_start() {
     fs::create_dir_all(home.path("config/casemate")).unwrap();
     fs::write(
         home.path("config/casemate/casemate.toml"),
-        "[start]\ntimeout-s = 1\n",
+        "[start]\ntimeout-s = 3\n",
     )
     .unwrap();
     home.start_supervisor().await;
     home.create("silent").await.unwrap();
-    let Err(Error::TimedOut(text)) = home.client().await.start("silent").await else {
+    let client = home.client().await;
+    let (start, other) = tokio::join!(client.start("silent"), async {
+        // A start that takes its time holds nothing else up, not even on the same connection.
+        home.until("silent", "starting").await;
+        client.label("silent").await
+    });
+    assert_eq!(other.unwrap(), "blue");
+    let Err(Error::TimedOut(text)) = start else {
         panic!("a VM without an agent started");
     };
     assert!(text.contains("casemate logs silent"), "{text}");

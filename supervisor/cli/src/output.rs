@@ -22,7 +22,7 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// Writes columns, as wide as their widest cell. Cells may come from outside, so they are made printable.
+/// Writes columns, as wide as their widest cell, with a line of heads unless all are empty. Cells may come from outside, so they are made printable.
 pub(crate) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> Result<(), Failure> {
     let rows: Vec<[String; N]> = rows
         .iter()
@@ -36,7 +36,8 @@ pub(crate) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> R
     }
     let mut text = String::new();
     let heads = heads.map(str::to_owned);
-    for row in std::iter::once(&heads).chain(&rows) {
+    let heads = heads.iter().any(|head| !head.is_empty()).then_some(&heads);
+    for row in heads.into_iter().chain(&rows) {
         let cells: Vec<String> = row
             .iter()
             .zip(widths)

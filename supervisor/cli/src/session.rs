@@ -19,6 +19,9 @@ const START: Duration = Duration::from_secs(30);
 /// How often a bus that is coming up is tried.
 const POLL: Duration = Duration::from_millis(30);
 
+/// Beyond this the supervisor's old log is dropped when it is started, in bytes.
+const LARGE_LOG: u64 = 4 * 1024 * 1024;
+
 /// The supervisor, started when needed.
 pub(crate) async fn supervisor() -> Result<Supervisor1Proxy<'static>, Failure> {
     let connection = match connect(Bus::Supervisor).await {
@@ -124,6 +127,9 @@ fn spawn(log: &PathBuf) -> Result<Child, Failure> {
             .create(true)
             .mode(0o600)
             .open(log)?;
+        if file.metadata()?.len() > LARGE_LOG {
+            file.set_len(0)?;
+        }
         Command::new(&program)
             .arg("--background")
             .current_dir("/")
