@@ -62,7 +62,8 @@ fn control_answers_and_kills() {
     if !has_kvm() {
         return;
     }
-    let (_parts, vm) = booted();
+    let (parts, mut vm) = booted();
+    vm.reconnect(&parts);
     vm.act(&Action::Ping);
     assert!(matches!(
         vm.event(),

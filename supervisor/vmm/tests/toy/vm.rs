@@ -88,6 +88,21 @@ pub(crate) fn start(launch: &Launch) -> Output {
         .expect("the program was built")
 }
 
+/// Connects to the control socket of a VM; waiting for an event has a limit.
+fn connect(parts: &Parts) -> PacketSocket {
+    let control = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .expect("socket");
+    rustix::net::connect(&control, &parts.address).expect("it listens");
+    let kind = rustix::net::sockopt::Timeout::Recv;
+    rustix::net::sockopt::set_socket_timeout(&control, kind, Some(LIMIT)).expect("a timeout");
+    control.into()
+}
+
 /// A VM that runs.
 pub(crate) struct Vm {
     pub(crate) pid: Pid,
@@ -114,23 +129,10 @@ impl Vm {
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let pid = answer["pid"].as_i64().expect("a number");
         let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("not zero");
-        let control = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .expect("socket");
-        rustix::net::connect(&control, &parts.address).expect("it listens");
-        rustix::net::sockopt::set_socket_timeout(
-            &control,
-            rustix::net::sockopt::Timeout::Recv,
-            Some(LIMIT),
-        )
-        .expect("a timeout");
+        let control = connect(parts);
         let vm = Self {
             pid,
-            control: control.into(),
+            control,
             ended: false,
         };
         match vm.event() {
@@ -140,6 +142,16 @@ impl Vm {
             other => panic!("{other:?} came first"),
         }
         vm
+    }
+
+    /// Connects as the next supervisor does; the connection before it ends.
+    pub(crate) fn reconnect(&mut self, parts: &Parts) {
+        let before = std::mem::replace(&mut self.control, connect(parts));
+        assert!(matches!(self.event(), Event::State { .. }));
+        assert!(matches!(
+            before.receive(MAX_CONTROL),
+            Err(casemate_link::Error::Closed)
+        ));
     }
 
     pub(crate) fn act(&self, action: &Action) {
