@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that can be tested here, natively first and then in the lab.
+//! `cargo xtask test`: everything that can be tested here: the gate with all native tests, then the lab.
 
 use std::process::Command;
 use std::time::Instant;
@@ -6,11 +6,11 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::ci::LAB_TESTS;
+use crate::ci::{self, LAB_TESTS};
 use crate::run::{cargo, succeed};
 use crate::{lab, setup};
 
-/// Run all tests: native ones, then those that boot the lab.
+/// Run the gate with all native tests, then the tests that boot the lab.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Leave out the tests that boot the lab.
@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         phase("packages", &|| setup::run(&setup::Arguments::default()));
     }
     if !arguments.only_lab {
-        phase("native tests", &native);
+        phase("gate", &ci::run);
     }
     if !arguments.no_lab {
         phase("lab image", &|| lab::build().map(drop));
