@@ -4,6 +4,7 @@
 //! that moment, and then steps aside: data flows between the two VMs' vmms over a socket pair. It opens no disk,
 //! starts no VM by itself and never sees a byte of a call's data.
 
+mod arguments;
 mod ask;
 mod audit;
 mod broker;
@@ -19,31 +20,19 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-/// Judges and connects the calls between VMs. Started by casemated.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Arguments {
-    /// Directory of the sockets of Casemate.
-    #[arg(long, value_name = "DIR")]
-    runtime: PathBuf,
-    /// Directory of policy files, strongest first; may be given several times.
-    #[arg(long, value_name = "DIR", required = true)]
-    policy: Vec<PathBuf>,
-    /// Directory of the audit log.
-    #[arg(long, value_name = "DIR")]
-    state: PathBuf,
-}
+use crate::arguments::Arguments;
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match run(&Arguments::parse()) {

@@ -3,7 +3,11 @@
 //! Landlock restricts opening files, not connecting to sockets; the sockets of other programs are guarded by their
 //! own directories.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use landlock::{
@@ -18,14 +22,14 @@ const RIGHTS: ABI = ABI::V5;
 ///
 /// # Errors
 /// When one's own directories cannot be made, or the kernel refuses what it offers.
-pub(crate) fn enter(runtime: &PathBuf, policy: &[PathBuf], state: &PathBuf) -> Result<()> {
+pub(crate) fn enter(runtime: &Path, policy: &[PathBuf], state: &Path) -> Result<()> {
     for directory in [runtime, state] {
-        fs::create_dir_all(directory)
+        make(directory)
             .with_context(|| format!("cannot make the directory {}", directory.display()))?;
     }
     for directory in policy {
         // A directory of the administrator cannot be made by us and need not exist.
-        if let Err(error) = fs::create_dir_all(directory) {
+        if let Err(error) = make(directory) {
             tracing::debug!(%error, directory = %directory.display(), "no such policy directory");
         }
     }
@@ -46,10 +50,13 @@ pub(crate) fn enter(runtime: &PathBuf, policy: &[PathBuf], state: &PathBuf) -> R
     Ok(())
 }
 
-fn beneath(
-    directory: &PathBuf,
-    rights: landlock::BitFlags<AccessFs>,
-) -> Result<PathBeneath<PathFd>> {
+/// Nobody else's business, like all that Casemate makes.
+fn make(directory: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(directory)
+}
+
+fn beneath(directory: &Path, rights: landlock::BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>> {
     let directory = PathFd::new(directory)
         .with_context(|| format!("cannot open the directory {}", directory.display()))?;
     Ok(PathBeneath::new(directory, rights))

@@ -14,6 +14,7 @@
 mod control;
 mod link;
 mod ports;
+mod vm;
 
 use std::{
     os::fd::OwnedFd,
@@ -21,20 +22,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use casemate_qrexec_wire::{
-    CommandLine, ExecParams, Ident, ToAgent, ToBroker, Trigger, Version, limits::CONTROL_PORT,
-};
+use casemate_qrexec_wire::{ExecParams, ToAgent, ToBroker, Trigger, Version, limits::CONTROL_PORT};
 use casemate_vm::{VmId, VmName};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::sleep_until,
 };
 
-pub(crate) use self::link::Link;
 use self::{
     control::{Control, Over},
     link::LinkError,
     ports::{Ports, never},
+    vm::Order,
+};
+pub(crate) use self::{
+    link::Link,
+    vm::{Caller, Leg, SessionError, Slots, Vm},
 };
 use crate::{
     ask::Attention,
@@ -47,83 +50,6 @@ use crate::{
 
 /// Pause before a control stream is offered again: after an orderly end, and after one by fault of the agent.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-
-/// What others want of a session.
-#[derive(Debug)]
-pub(crate) enum Order {
-    /// Run a command with the VM as the service end of `stream`.
-    Serve {
-        peer: u32,
-        command: CommandLine,
-        stream: OwnedFd,
-        reply: oneshot::Sender<Result<Leg, SessionError>>,
-    },
-    /// A call of the VM was accepted: it is the client end of `stream`.
-    Connect {
-        caller: Caller,
-        peer: u32,
-        stream: OwnedFd,
-        reply: oneshot::Sender<Result<Leg, SessionError>>,
-    },
-    /// A call of the VM was refused.
-    Refuse { caller: Caller },
-    /// The other end of a call could not be set up: take the offer back.
-    Abandon { port: u32 },
-    /// The VM has ended.
-    Detach,
-}
-
-/// Why a session could not do what was ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum SessionError {
-    /// The VM is not attached any more.
-    #[error("the VM has ended")]
-    Gone,
-    /// The VM's agent has not said hello.
-    #[error("the agent of the VM does not answer")]
-    NoAgent,
-    /// Every data port of the VM is in use.
-    #[error("the VM takes part in too many calls")]
-    NoPort,
-    /// Who called does not wait any more.
-    #[error("the caller has gone")]
-    NoCaller,
-}
-
-/// One VM's part in a call.
-#[derive(Debug)]
-pub(crate) struct Leg {
-    pub(crate) port: u32,
-    ended: oneshot::Receiver<()>,
-}
-
-impl Leg {
-    /// Returns when the VM's agent has reported the end, or can never do so.
-    pub(crate) async fn ended(&mut self) {
-        // Nothing is ever sent: the sender is dropped with the port.
-        let _ = (&mut self.ended).await;
-    }
-}
-
-/// Who waits in the VM for an answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Caller {
-    ident: Ident,
-    /// The control stream that it came on; an answer on a later one would reach somebody else.
-    stream: u64,
-}
-
-/// A session as others see it.
-#[derive(Clone, Debug)]
-pub(crate) struct Vm {
-    pub(crate) name: VmName,
-    pub(crate) id: VmId,
-    /// Tells two sessions of VMs of one name apart.
-    pub(crate) number: u64,
-    pub(crate) attention: Arc<Attention>,
-    orders: mpsc::Sender<Order>,
-    agent: watch::Receiver<bool>,
-}
 
 impl Vm {
     /// Starts the session of a VM.
@@ -161,70 +87,6 @@ impl Vm {
         };
         tokio::spawn(session.run());
         vm
-    }
-
-    /// Returns when the agent has said hello.
-    pub(crate) async fn wait_agent(&self) -> Result<(), SessionError> {
-        let mut agent = self.agent.clone();
-        let said = agent.wait_for(|said| *said).await;
-        said.map(|_| ()).map_err(|_| SessionError::Gone)
-    }
-
-    /// Makes the VM the service end of a stream.
-    pub(crate) async fn serve(
-        &self,
-        peer: u32,
-        command: CommandLine,
-        stream: OwnedFd,
-    ) -> Result<Leg, SessionError> {
-        self.order(|reply| Order::Serve {
-            peer,
-            command,
-            stream,
-            reply,
-        })
-        .await
-    }
-
-    /// Makes a caller in the VM the client end of a stream.
-    pub(crate) async fn connect(
-        &self,
-        caller: Caller,
-        peer: u32,
-        stream: OwnedFd,
-    ) -> Result<Leg, SessionError> {
-        self.order(|reply| Order::Connect {
-            caller,
-            peer,
-            stream,
-            reply,
-        })
-        .await
-    }
-
-    /// Tells a caller in the VM that it was refused.
-    pub(crate) async fn refuse(&self, caller: Caller) {
-        let _ = self.orders.send(Order::Refuse { caller }).await;
-    }
-
-    /// Gives a leg up that nobody will use.
-    pub(crate) async fn abandon(&self, leg: Leg) {
-        let _ = self.orders.send(Order::Abandon { port: leg.port }).await;
-    }
-
-    /// Ends the session.
-    pub(crate) async fn detach(&self) {
-        let _ = self.orders.send(Order::Detach).await;
-    }
-
-    async fn order(
-        &self,
-        order: impl FnOnce(oneshot::Sender<Result<Leg, SessionError>>) -> Order,
-    ) -> Result<Leg, SessionError> {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.orders.send(order(reply)).await;
-        sent.map_err(|_| SessionError::Gone)?;
-        answer.await.unwrap_or(Err(SessionError::Gone))
     }
 }
 
@@ -268,13 +130,6 @@ struct Session {
     rate: Bucket,
     /// Number of the present control stream.
     stream: u64,
-}
-
-/// What a call holds on to while it waits for its decision, and while it runs.
-#[derive(Debug)]
-pub(crate) struct Slots {
-    pub(crate) pending: OwnedSemaphorePermit,
-    pub(crate) call: OwnedSemaphorePermit,
 }
 
 impl Session {
