@@ -72,7 +72,7 @@ fn adopt_one(house: &Arc<House>, name: VmName, record: RunRecord) {
     let handle = driver::spawn(house, name.clone(), origin, life, effects, machine);
     house.add_driver(name, handle.clone());
     if let Some(call) = call {
-        calls::end_with_call(house, handle, call);
+        calls::end_with_call(house, handle, call, None);
     }
 }
 

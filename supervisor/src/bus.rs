@@ -4,7 +4,7 @@ use std::{fs::File, os::fd::OwnedFd as StdFd, sync::Arc, time::Duration};
 
 use casemate_api::{Error, NewVm, TemplateInfo, VmInfo};
 use casemate_vm::{Mebibytes, VmKind, VmSpec};
-use tokio::task::spawn_blocking;
+use tokio::{sync::watch, task::spawn_blocking};
 use zbus::zvariant::OwnedFd;
 
 use crate::{
@@ -22,7 +22,11 @@ const POWER_OFF: u32 = 60;
 
 /// The interface, one per client.
 #[derive(Clone, Debug)]
-pub(crate) struct SupervisorBus(pub(crate) Arc<House>);
+pub(crate) struct SupervisorBus {
+    house: Arc<House>,
+    /// Closed when the client has gone.
+    client: watch::Receiver<()>,
+}
 
 #[zbus::interface(name = "org.casemate.Supervisor1")]
 impl SupervisorBus {
@@ -39,38 +43,38 @@ impl SupervisorBus {
     }
 
     async fn remove(&self, name: &str) -> Result<(), Error> {
-        Ok(self.0.ask(name, Request::Remove).await?)
+        Ok(self.house.ask(name, Request::Remove).await?)
     }
 
     async fn start(&self, name: &str) -> Result<(), Error> {
-        Ok(self.0.ask(name, Request::Start).await?)
+        Ok(self.house.ask(name, Request::Start).await?)
     }
 
     async fn shutdown(&self, name: &str, timeout_s: u32) -> Result<(), Error> {
         let seconds = if timeout_s == 0 { POWER_OFF } else { timeout_s };
         let timeout = Duration::from_secs(u64::from(seconds));
-        Ok(self.0.ask(name, Request::Shutdown { timeout }).await?)
+        Ok(self.house.ask(name, Request::Shutdown { timeout }).await?)
     }
 
     async fn kill(&self, name: &str) -> Result<(), Error> {
-        Ok(self.0.ask(name, Request::Kill).await?)
+        Ok(self.house.ask(name, Request::Kill).await?)
     }
 
     async fn create_disposable(&self, for_vm: &str, template: &str) -> Result<String, Error> {
-        let (name, _) = disposables::create(&self.0, for_vm, template).await?;
+        let (name, _) = disposables::create(&self.house, for_vm, template).await?;
         Ok(name.to_string())
     }
 
     async fn destroy_disposable(&self, name: &str) -> Result<(), Error> {
-        Ok(self.0.ask(name, Request::Destroy).await?)
+        Ok(self.house.ask(name, Request::Destroy).await?)
     }
 
     async fn run_command(&self, name: &str, user: &str, command: &str) -> Result<OwnedFd, Error> {
-        Ok(calls::call(&self.0, name, user, Callee::Command(command)).await?)
+        Ok(calls::call(&self.house, name, user, Callee::Command(command)).await?)
     }
 
     async fn call_service(&self, name: &str, user: &str, service: &str) -> Result<OwnedFd, Error> {
-        Ok(calls::call(&self.0, name, user, Callee::Service(service)).await?)
+        Ok(calls::call(&self.house, name, user, Callee::Service(service)).await?)
     }
 
     async fn call_disposable(
@@ -78,7 +82,7 @@ impl SupervisorBus {
         template: &str,
         service: &str,
     ) -> Result<(String, OwnedFd), Error> {
-        Ok(calls::call_disposable(&self.0, template, service).await?)
+        Ok(calls::call_disposable(&self.house, template, service, self.client.clone()).await?)
     }
 
     async fn log(&self, name: &str) -> Result<OwnedFd, Error> {
@@ -118,12 +122,16 @@ impl SupervisorBus {
 }
 
 impl SupervisorBus {
+    pub(crate) fn new(house: Arc<House>, client: watch::Receiver<()>) -> Self {
+        Self { house, client }
+    }
+
     /// Runs what touches the disk where it may block.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Arc<House>) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Error> {
-        let house = Arc::clone(&self.0);
+        let house = Arc::clone(&self.house);
         let result = spawn_blocking(move || work(&house)).await;
         Ok(result.unwrap_or_else(|error| Err(Refusal::failed(error.to_string())))?)
     }

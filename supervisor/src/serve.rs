@@ -18,7 +18,7 @@ use rustix::{
 use tokio::{
     net::{UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::timeout,
 };
 use zbus::MessageStream;
@@ -136,11 +136,10 @@ async fn accept(listener: UnixListener, house: &Arc<House>) -> Result<()> {
 }
 
 async fn serve_client(stream: UnixStream, house: Arc<House>) -> Result<()> {
-    let connection = timeout(
-        HANDSHAKE,
-        Bus::Supervisor.serve(stream, SupervisorBus(house)),
-    )
-    .await??;
+    // Closed when this function returns, which is when the client has gone.
+    let (_here, client) = watch::channel(());
+    let bus = SupervisorBus::new(house, client);
+    let connection = timeout(HANDSHAKE, Bus::Supervisor.serve(stream, bus)).await??;
     let mut messages = MessageStream::from(&connection);
     while let Some(Ok(_)) = messages.next().await {}
     Ok(())

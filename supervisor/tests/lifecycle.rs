@@ -335,6 +335,22 @@ async fn a_disposable_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disposable_lives_until_its_last_bytes_are_out_or_nobody_wants_them() {
+    let home = Home::new().await;
+    let client = home.client().await;
+    let (drained, _stream) = client.call_disposable("", "held").await.unwrap();
+    let impatient = home.client().await;
+    let (abandoned, stream) = impatient.call_disposable("", "held").await.unwrap();
+    drop((impatient, stream));
+    home.broker.end_call(7);
+    // The second one's caller has gone; when it is destroyed, the supervisor knows of the end of the first call too.
+    home.until_gone(&abandoned).await;
+    assert_eq!(home.vm(&drained).await.unwrap().state, "running");
+    home.broker.close_streams();
+    home.until_gone(&drained).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_vm_cannot_fill_the_machine_with_disposables() {
     let home = Home::new().await;
     home.create("work").await.unwrap();

@@ -6,6 +6,8 @@ use std::{
     process::ExitCode,
 };
 
+use casemate_api::Supervisor1Proxy;
+
 use super::program_code;
 use crate::{
     call::{self, Output},
@@ -36,13 +38,19 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
-        let stream = self.stream().await.map_err(Failure::before_program)?;
+        let supervisor = session::supervisor()
+            .await
+            .map_err(Failure::before_program)?;
+        // The connection lives until the program has ended: a disposable lives as long as its caller is there.
+        let stream = self
+            .stream(&supervisor)
+            .await
+            .map_err(Failure::before_program)?;
         let code = call::run(stream, feed_stdin, Printer::new().into_taker())?;
         Ok(program_code(code))
     }
 
-    async fn stream(&self) -> Result<OwnedFd, Failure> {
-        let supervisor = session::supervisor().await?;
+    async fn stream(&self, supervisor: &Supervisor1Proxy<'_>) -> Result<OwnedFd, Failure> {
         let stream = match (&self.name, &self.disposable) {
             (Some(name), _) => {
                 let _progress = quiet_progress(&format!("starting {name}"));
