@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     time::{Duration, Instant},
 };
 
@@ -39,7 +39,10 @@ pub(crate) struct App {
 
 /// Runs until told to stop.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&args.runtime)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&args.runtime)
         .with_context(|| format!("cannot make {}", args.runtime.display()))?;
     let mut events: EventLoop<'static, App> =
         EventLoop::try_new().context("cannot make an event loop")?;

@@ -111,7 +111,7 @@ impl Desktop {
 
     /// The output has another size now.
     pub(crate) fn set_output(&mut self, output: Size) -> Result<(), RenderError> {
-        self.renderer = Renderer::new(output)?;
+        self.renderer.resize(output)?;
         self.windows.set_output(output);
         self.damage.clear();
         let keymap = self.keyboard.text().to_owned();

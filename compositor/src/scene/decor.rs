@@ -43,12 +43,12 @@ pub(super) struct Decor {
 }
 
 impl Decor {
-    /// Pictures of a window's title and of its close button.
+    /// Pictures of a window's title, `width` pixels wide, and of its close button.
     pub(super) fn title_bar(
         &mut self,
         typesetter: &mut Typesetter,
         layer: &Layer<'_>,
-        output_width: i32,
+        width: i32,
     ) -> (Picture, Picture) {
         let title = if layer.stuck {
             format!("{} (not responding)", layer.title)
@@ -60,8 +60,7 @@ impl Decor {
             title,
             label: layer.label,
             focused: layer.focused,
-            // A window may be far wider than the output; its title bar's picture need not be.
-            width: (layer.title_bar().w - theme::TITLE).clamp(1, output_width.max(1) * 2),
+            width: width.max(1),
         };
         let bar = match self.bars.get_mut(&layer.key) {
             Some(bar) if bar.shown == shown => {

@@ -30,10 +30,10 @@ pub(crate) use render::{Frame, RenderError, Renderer};
 pub(crate) use text::{Field, Style, Typesetter};
 
 use crate::{
-    geometry::{Point, Rect},
+    geometry::Point,
     prompt::Overlay,
     theme,
-    windows::Windows,
+    windows::{Windows, close_button},
     words::WindowKey,
 };
 use fill::{Fills, Part};
@@ -112,13 +112,13 @@ impl Scene {
         contents: &BTreeMap<WindowKey, Content>,
         elements: &mut Vec<Element>,
     ) -> Result<(), PixmanError> {
-        let output = Rect::new(Point::default(), windows.output());
         for layer in windows.layers() {
             if !layer.popup {
                 let bar = layer.title_bar();
-                let (title, close) = self.decor.title_bar(&mut self.typesetter, &layer, output.w);
-                let close_at = Point::new(bar.right() - theme::TITLE, bar.y);
-                elements.push(close.element(renderer, close_at, Kind::Unspecified)?);
+                let close_place = close_button(layer.frame, windows.output());
+                let width = close_place.x - bar.x;
+                let (title, close) = self.decor.title_bar(&mut self.typesetter, &layer, width);
+                elements.push(close.element(renderer, close_place.origin(), Kind::Unspecified)?);
                 elements.push(title.element(renderer, bar.origin(), Kind::Unspecified)?);
             }
             if let Some(content) = contents.get(&layer.key) {

@@ -105,6 +105,17 @@ impl Renderer {
         })
     }
 
+    /// The output has another size; what was imported stays imported.
+    pub(crate) fn resize(&mut self, size: Size) -> Result<(), RenderError> {
+        self.target = self
+            .pixman
+            .create_buffer(Fourcc::Xrgb8888, (size.w, size.h).into())?;
+        self.tracker = OutputDamageTracker::new((size.w, size.h), 1.0, Transform::Normal);
+        self.frame = Frame::new(size);
+        self.drawn = false;
+        Ok(())
+    }
+
     pub(crate) fn frame(&self) -> &Frame {
         &self.frame
     }

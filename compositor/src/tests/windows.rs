@@ -5,7 +5,7 @@ use casemate_window_wire::{Anchor, Position, ToGuest, ToHost, WindowId, WindowKi
 
 use super::fixture::Fixture;
 use crate::{
-    geometry::{Point, Rect},
+    geometry::{Point, Rect, Size},
     theme,
 };
 
@@ -269,4 +269,36 @@ fn a_guest_may_leave_and_come_back() {
     work.say(&super::fixture::hello());
     work.toplevel(&mut fixture, 1, "", (300, 200), 1);
     assert_eq!(fixture.shown("work"), 1);
+}
+
+#[test]
+fn a_smaller_output_brings_windows_back_onto_it() {
+    let mut fixture = Fixture::new();
+    let mut work = fixture.guest("work", Label::Blue);
+    let mut other = fixture.guest("other", Label::Red);
+    work.toplevel(&mut fixture, 1, "", (600, 400), 1);
+    other.toplevel(&mut fixture, 1, "", (600, 300), 2);
+    work.heard.clear();
+    let small = Size::new(400, 300);
+    fixture.desktop.set_output(small).unwrap();
+    fixture.settle(&mut [&mut work, &mut other]);
+    assert_eq!(fixture.desktop.frame().size, small);
+    let told = work.heard.iter().find_map(|message| match message {
+        ToGuest::Output(output) => Some((output.width, output.height)),
+        _ => None,
+    });
+    assert_eq!(told, Some((400, 300)));
+    assert_eq!((fixture.shown("work"), fixture.shown("other")), (1, 1));
+}
+
+#[test]
+fn a_window_larger_than_the_screen_is_asked_to_fit() {
+    let mut fixture = Fixture::new();
+    let mut work = fixture.guest("work", Label::Blue);
+    work.toplevel(&mut fixture, 1, "", (1400, 300), 1);
+    let asked = work.heard.iter().rev().find_map(|message| match message {
+        ToGuest::Configure(configure) => Some((configure.width, configure.height)),
+        _ => None,
+    });
+    assert_eq!(asked, Some((1272, 300)));
 }

@@ -3,7 +3,6 @@
 use super::{Windows, frame};
 use crate::{
     geometry::{Point, Rect, Size},
-    theme,
     words::WindowKey,
 };
 
@@ -180,7 +179,7 @@ impl Windows {
 
     /// Fills the work area with a toplevel, or gives it its former place back.
     pub(crate) fn toggle_maximized(&mut self, key: WindowKey) {
-        let area = self.work_area();
+        let (area, bounds) = (self.work_area(), self.bounds());
         if !self.stack.contains(&key) {
             return;
         }
@@ -192,13 +191,7 @@ impl Windows {
             Some(restore) => restore,
             None => {
                 window.restore = Some(Rect::new(window.origin, window.size));
-                Rect::new(
-                    frame::content_origin(area.origin()),
-                    Size::new(
-                        area.w - 2 * theme::BORDER,
-                        area.h - 2 * theme::BORDER - theme::TITLE,
-                    ),
-                )
+                Rect::new(frame::content_origin(area.origin()), bounds)
             }
         };
         window.origin = target.origin();

@@ -60,11 +60,11 @@ pub(crate) fn title_bar(frame: Rect) -> Rect {
     }
 }
 
-/// The close button in a toplevel's title bar.
-pub(crate) fn close_button(frame: Rect) -> Rect {
+/// The close button in a toplevel's title bar: at its right end, or at the output's edge if the bar goes on beyond it.
+pub(crate) fn close_button(frame: Rect, output: Size) -> Rect {
     let bar = title_bar(frame);
     Rect {
-        x: bar.right() - theme::TITLE,
+        x: bar.right().min(output.w).max(bar.x + theme::TITLE) - theme::TITLE,
         w: theme::TITLE,
         ..bar
     }
@@ -152,6 +152,15 @@ impl Windows {
                 _ => return false,
             }
         }
+    }
+
+    /// The largest content whose frame fits into the work area.
+    pub(super) fn bounds(&self) -> Size {
+        let area = self.work_area();
+        Size::new(
+            area.w - 2 * theme::BORDER,
+            area.h - 2 * theme::BORDER - theme::TITLE,
+        )
     }
 
     /// Smallest and largest content size that a person may give a toplevel.

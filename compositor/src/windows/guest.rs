@@ -6,7 +6,6 @@ use super::{Configured, Phase, Role, Violation, Window, Windows};
 use crate::{
     geometry::{Point, Size},
     scene::sanitise,
-    theme,
     words::{Time, VmKey, WindowKey},
 };
 
@@ -173,6 +172,7 @@ impl Windows {
                 if mapped {
                     self.place_toplevel(key, owner);
                     self.insert_toplevel(key, now);
+                    self.shrink_to_fit(key);
                 } else if resized {
                     self.after_resize(key);
                 }
@@ -230,7 +230,7 @@ impl Windows {
     /// Asks a toplevel for a size (0 x 0: its own choice) and tells it its state.
     pub(super) fn configure(&mut self, key: WindowKey, size: Size) {
         let serial = self.serial();
-        let area = self.work_area();
+        let bounds = self.bounds();
         let activated = self.focus == Some(key);
         let Some(window) = self.windows.get_mut(&key) else {
             return;
@@ -249,11 +249,7 @@ impl Windows {
             maximized: window.restore.is_some(),
             fullscreen: false,
             suspended: false,
-            bounds: Size::new(
-                area.w - 2 * theme::BORDER,
-                area.h - 2 * theme::BORDER - theme::TITLE,
-            )
-            .to_wire(),
+            bounds: bounds.to_wire(),
         };
         self.outgoing.push((key.vm, ToGuest::Configure(configure)));
     }

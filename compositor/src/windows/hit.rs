@@ -54,7 +54,7 @@ impl Windows {
                 // The border of a popup takes the click and does nothing with it.
                 return Hit::Desktop;
             }
-            if frame::close_button(layer.frame).contains(point) {
+            if frame::close_button(layer.frame, self.output()).contains(point) {
                 return Hit::Close(layer.key);
             }
             if layer.title_bar().contains(point) {

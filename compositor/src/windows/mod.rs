@@ -30,7 +30,7 @@ use casemate_vm::{Label, VmName};
 use casemate_window_wire::{Position, ToGuest, WindowId};
 
 pub(crate) use drag::Edges;
-pub(crate) use frame::Layer;
+pub(crate) use frame::{Layer, close_button};
 pub(crate) use hit::Hit;
 
 use crate::{

@@ -82,6 +82,17 @@ impl Windows {
         best.1
     }
 
+    /// Asks a newly mapped toplevel that is larger than the work area for a size that is not.
+    pub(super) fn shrink_to_fit(&mut self, key: WindowKey) {
+        let Some(window) = self.windows.get(&key) else {
+            return;
+        };
+        let fitting = window.size.min(self.bounds()).max(window.min);
+        if fitting != window.size {
+            self.configure(key, fitting);
+        }
+    }
+
     /// Moves a toplevel so that its title bar can be seen and grabbed.
     pub(super) fn keep_on_screen(&mut self, key: WindowKey) {
         let area = self.work_area();
