@@ -37,6 +37,8 @@ pub(crate) async fn call(
 ) -> Result<OwnedFd, Refusal> {
     let name = parse(name)?;
     house.driver(&name)?.ask(Request::Start).await?;
+    // A VM that runs may be unknown to a broker that was just started anew.
+    attach::wait_agent(house, &name, SET_UP).await?;
     Ok(set_up(house, name.as_str(), user, callee).await?.stream)
 }
 

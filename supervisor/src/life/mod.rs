@@ -18,6 +18,7 @@
 //! most one is under way; `WaitAgent` is dropped when the state has moved on, the others always report back. Every
 //! [`Ticket`] is answered exactly once, whatever happens.
 
+mod rest;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,8 @@ use std::time::Duration;
 
 use casemate_vm::{VmKind, VmState};
 
+pub(crate) use self::rest::Ending;
+use self::rest::Rest;
 use crate::refusal::{Kind, Refusal};
 
 /// Names one request until it is answered.
@@ -64,16 +67,6 @@ pub(crate) enum Input {
     Deleted(Result<(), Refusal>),
 }
 
-/// How a vmm ended, as far as it told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    PowerOff,
-    Reset,
-    Killed,
-    /// It vanished, or said that it could not go on.
-    Failed(String),
-}
-
 /// What the driver has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
@@ -86,13 +79,6 @@ pub(crate) enum Effect {
     CleanUp,
     Delete,
     Answer(Ticket, Result<(), Refusal>),
-}
-
-/// How a VM rests after its end.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Rest {
-    crashed: bool,
-    problem: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -456,36 +442,6 @@ impl Life {
     fn stay(&mut self, state: State) -> Vec<Effect> {
         self.state = state;
         Vec::new()
-    }
-}
-
-impl Rest {
-    /// After an end in the running state.
-    fn after(ending: Ending) -> Self {
-        let problem = match ending {
-            Ending::PowerOff => return Self::default(),
-            Ending::Reset => {
-                "the guest asked for a reset or its kernel gave up; start it again, or see its log"
-                    .to_owned()
-            }
-            Ending::Killed => "its vmm was killed by someone else".to_owned(),
-            Ending::Failed(what) => what,
-        };
-        Self {
-            crashed: true,
-            problem,
-        }
-    }
-
-    /// After an end before the agent reported.
-    fn before_report(ending: Ending) -> Self {
-        match ending {
-            Ending::PowerOff => Self {
-                crashed: true,
-                problem: "the guest powered off before its agent reported; see its log".to_owned(),
-            },
-            other => Self::after(other),
-        }
     }
 }
 
