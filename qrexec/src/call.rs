@@ -185,18 +185,24 @@ impl Call {
             reason,
             notify,
         };
-        // The admin domain serves nothing, so it is no choice.
-        targets.retain(|target| *target != Destination::Admin);
-        if targets.is_empty() {
-            let reason = "there is no VM to choose as target".to_owned();
-            return Err(refusal(Outcome::Deny, reason, true));
-        }
         let labels = self
             .broker
             .peers
             .labels()
             .await
             .map_err(|error| Refusal::failed(&error))?;
+        // The admin domain serves nothing and a template is not started for a call, so they are no choice.
+        targets.retain(|target| match target {
+            Destination::Admin => false,
+            Destination::Disposable { .. } => true,
+            Destination::Vm(name) => labels.contains_key(name),
+        });
+        // What a person most often means comes first.
+        targets.sort_by_key(|target| matches!(target, Destination::Disposable { .. }));
+        if targets.is_empty() {
+            let reason = "there is no VM to choose as target".to_owned();
+            return Err(refusal(Outcome::Deny, reason, true));
+        }
         let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
         let question = Question {
             source: AskTarget {
@@ -217,7 +223,7 @@ impl Call {
                 })
                 .collect(),
             default_target: default
-                .filter(|default| *default != Destination::Admin)
+                .filter(|default| targets.contains(default))
                 .map(|default| default.to_string())
                 .unwrap_or_default(),
         };

@@ -189,11 +189,14 @@ async fn the_person_decides_where_policy_asks() {
         .iter()
         .map(|target| target.name.as_str())
         .collect();
+    assert_eq!(names, ["untrusted", "vault", "@dispvm:debian-12"]);
     assert_eq!(
-        names,
-        ["@dispvm:debian-12", "debian-12", "untrusted", "vault"]
+        (
+            question.targets[0].label.as_str(),
+            question.targets[2].label.as_str()
+        ),
+        ("blue", "red")
     );
-    assert_eq!(question.targets[0].label, "red");
     assert_eq!(question.default_target, "untrusted");
     answer.send(yes("untrusted")).unwrap();
     let (_, command) = untrusted.executes().await;
