@@ -21,7 +21,7 @@ pub(super) fn show(story: &mut Story, report: &mut Report) -> Result<String> {
     // Dropping the handles leaves the programs running.
     drop(house.start(&["run", "work", "--", "foot"])?);
     let terminal = house.window(|window| window.vm == "work", LONG)?;
-    drop(house.start(&["run", "untrusted", "--", "gtk4-widget-factory"])?);
+    drop(house.start(&["run", "untrusted", "--", "gtk4-demo"])?);
     let gtk = house.window(|window| window.vm == "untrusted", LONG)?;
     let path = report.picture("windows");
     house.until("both borders on the screen", LONG, || {
