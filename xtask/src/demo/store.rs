@@ -15,8 +15,8 @@ use crate::run::succeed;
 
 /// The template of the demo.
 pub(super) const TEMPLATE: &str = "debian-12";
-/// Size of the image: room for the template and for what the VMs write. It is sparse.
-const SIZE: &str = "12G";
+/// Size of the image: room for the template and for what the VMs write, in bytes. It is sparse.
+const SIZE: u64 = 12 << 30;
 
 /// Gives the image for the programs in `prefix`; says how it came to be.
 pub(super) fn image(prefix: &Path) -> Result<(PathBuf, String)> {
@@ -38,9 +38,8 @@ pub(super) fn image(prefix: &Path) -> Result<(PathBuf, String)> {
         .tempdir()?;
     let data = build_template(prefix, home.path())?;
     let draft = image.with_extension("draft");
-    if draft.exists() {
-        fs::remove_file(&draft)?;
-    }
+    // Sparse, and there before mke2fs, which would tell that it makes it.
+    File::create(&draft)?.set_len(SIZE)?;
     let mut make = Command::new("mke2fs");
     make.env("PATH", administrator_path()).args([
         "-q",
@@ -52,7 +51,7 @@ pub(super) fn image(prefix: &Path) -> Result<(PathBuf, String)> {
         "lazy_itable_init=1",
     ]);
     // The lab's user owns its files there by the same number as in the image.
-    succeed(make.arg("-d").arg(&data).arg(&draft).arg(SIZE))?;
+    succeed(make.arg("-d").arg(&data).arg(&draft))?;
     fs::rename(&draft, &image)?;
     Ok((
         image,

@@ -71,13 +71,17 @@ pub(super) fn framed(picture: &Picture, window: &Window, label: &str) -> bool {
     let places: Vec<(i64, i64)> = sides
         .chain((window.x..right).map(|x| (x, bottom)))
         .collect();
-    let coloured = places.iter().filter(|(x, y)| {
-        let place = u32::try_from(*x).ok().zip(u32::try_from(*y).ok());
-        place.and_then(|(x, y)| picture.pixel(x, y)) == Some([red, green, blue])
+    // A window may be larger than the screen; what is beyond it has no pixels.
+    let pixels = places.iter().filter_map(|(x, y)| {
+        let (x, y) = u32::try_from(*x).ok().zip(u32::try_from(*y).ok())?;
+        picture.pixel(x, y)
     });
-    let share = f64::from(u32::try_from(coloured.count()).unwrap_or(u32::MAX))
-        / f64::from(u32::try_from(places.len()).unwrap_or(u32::MAX));
-    share >= 1.0 - HIDDEN
+    let (mut seen, mut coloured) = (0_u32, 0_u32);
+    for pixel in pixels {
+        seen += 1;
+        coloured += u32::from(pixel == [red, green, blue]);
+    }
+    seen > 0 && f64::from(coloured) >= f64::from(seen) * (1.0 - HIDDEN)
 }
 
 /// Colour name of a VM of the demo.
