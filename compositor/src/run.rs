@@ -23,6 +23,9 @@ use crate::{
     words::{Time, VmKey},
 };
 
+/// A frame whose end is not reported for this long is taken as shown: a driver must not freeze the screen.
+const LOST_FRAME: Duration = Duration::from_secs(2);
+
 /// What the event loop passes to every source.
 #[derive(Debug)]
 pub(crate) struct App {
@@ -31,9 +34,11 @@ pub(crate) struct App {
     handle: LoopHandle<'static, App>,
     watched: HashMap<(VmKey, Purpose), RegistrationToken>,
     begun: Instant,
-    /// A frame is on its way to the screen.
-    showing: bool,
+    /// Since when a frame is on its way to the screen.
+    showing: Option<Time>,
     repaint: bool,
+    /// The last frame was refused; said once.
+    refused: bool,
     stop: bool,
 }
 
@@ -60,8 +65,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         handle: handle.clone(),
         watched: HashMap::new(),
         begun: Instant::now(),
-        showing: false,
+        showing: None,
         repaint: false,
+        refused: false,
         stop: false,
     };
     let (sender, receiver) = channel::channel();
@@ -92,16 +98,26 @@ impl App {
         let due = self.desktop.service(now);
         self.do_outside();
         let wanted = self.repaint || self.desktop.has_damage() || self.desktop.dirty(now);
-        if wanted && !self.showing && self.backend.active() {
+        if self
+            .showing
+            .is_some_and(|since| now.saturating_sub(since) >= LOST_FRAME)
+        {
+            tracing::warn!("the screen did not report a frame as shown, going on");
+            self.showing = None;
+            self.repaint = true;
+        }
+        if wanted && self.showing.is_none() && self.backend.active() {
             self.draw(now)?;
         }
-        Ok(due.map(|due| due.saturating_sub(self.now())))
+        let lost = self.showing.map(|since| since + LOST_FRAME);
+        let next = [due, lost].into_iter().flatten().min();
+        Ok(next.map(|next| next.saturating_sub(self.now())))
     }
 
     fn draw(&mut self, now: Time) -> anyhow::Result<()> {
         self.desktop.compose(now)?;
         let repaint = std::mem::take(&mut self.repaint);
-        self.showing = true;
+        self.showing = Some(now);
         if !self.desktop.has_damage() && !repaint {
             self.backend.idle_frame();
             return Ok(());
@@ -110,18 +126,23 @@ impl App {
         if repaint {
             damage = vec![Rect::new(Point::default(), frame.size)];
         }
-        if let Err(error) = self.backend.show(frame, &damage) {
+        match self.backend.show(frame, &damage) {
+            Ok(()) => self.refused = false,
             // Happens while a terminal is switched away; the whole screen is drawn when it comes back.
-            tracing::warn!("a frame was not shown: {error:#}");
-            self.repaint = true;
-            self.backend.idle_frame();
+            Err(error) => {
+                if !std::mem::replace(&mut self.refused, true) {
+                    tracing::warn!("frames are not shown: {error:#}");
+                }
+                self.repaint = true;
+                self.backend.idle_frame();
+            }
         }
         Ok(())
     }
 
     /// The backend has shown the frame.
     pub(crate) fn presented(&mut self) {
-        self.showing = false;
+        self.showing = None;
         let now = self.now();
         self.desktop.presented(now);
     }
@@ -157,7 +178,7 @@ impl App {
             tracing::error!("seat: {error:#}");
         }
         // A flip that was under way when the seat went is never reported.
-        self.showing = false;
+        self.showing = None;
         self.repaint = active;
     }
 

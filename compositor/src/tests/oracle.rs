@@ -247,7 +247,7 @@ fn check(fixture: &Fixture, pointer: Point) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
     fn every_visible_frame_has_its_colour(ops in prop::collection::vec(op(), 1..40)) {
