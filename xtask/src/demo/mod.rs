@@ -9,10 +9,11 @@ mod report;
 mod store;
 mod story;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use casemate_lab::Lab;
 use clap::Args;
 
@@ -65,6 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .out
         .clone()
         .unwrap_or_else(|| target_dir().join("demo"));
+    let _alone = alone()?;
     let steps = story::steps();
     let mut report = Report::new(&folder, steps.len())?;
     let mut story = Story {
@@ -90,6 +92,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Two demos of one checkout would lay out their programs in the same folder.
+fn alone() -> Result<File> {
+    std::fs::create_dir_all(target_dir())?;
+    let lock = File::create(target_dir().join("demo.lock"))?;
+    if lock.try_lock().is_err() {
+        bail!("another demo of this checkout is running; wait for its end");
+    }
+    Ok(lock)
 }
 
 /// What helps to understand a failed step: the screen, and Casemate's own logs.

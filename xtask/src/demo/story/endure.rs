@@ -3,23 +3,30 @@
 use anyhow::{Result, ensure};
 use casemate_lab::wire::Exit;
 
-use super::windows::{close, framed, label};
+use super::windows::{close, framed, label, raise};
 use crate::demo::Story;
 use crate::demo::house::{House, LONG, SHORT};
+use crate::demo::pdf;
 use crate::demo::report::Report;
 
 /// Colour of disposables.
 const DISPOSABLE: &str = "red";
+/// Fewer pixels of the page's bar than this are no page.
+const BAR_PIXELS: usize = 3000;
 
 pub(super) fn disposable(story: &mut Story, report: &mut Report) -> Result<String> {
     let house = story.house()?;
     let before = traces(&house)?;
     let open = house.start(&["open", "--disposable", "report.pdf"])?;
     let window = house.window(|window| window.vm.starts_with("disp"), LONG)?;
+    raise(&house, &window, DISPOSABLE)?;
     let path = report.picture("disposable");
-    house.until("its border on the screen", SHORT, || {
-        Ok(framed(&house.picture(&path)?, &window, DISPOSABLE).then_some(()))
+    house.until("its border and the page on the screen", SHORT, || {
+        let picture = house.picture(&path)?;
+        let page = picture.count(pdf::BAR, 2) > BAR_PIXELS;
+        Ok((page && framed(&picture, &window, DISPOSABLE)).then_some(()))
     })?;
+    let title = house.window(|other| other.vm == window.vm, SHORT)?.title;
     let running = house.vm(&window.vm)?;
     ensure!(
         running.kind == "disposable",
@@ -47,17 +54,21 @@ pub(super) fn disposable(story: &mut Story, report: &mut Report) -> Result<Strin
         "it left something: {after:?} instead of {before:?}"
     );
     Ok(format!(
-        "{} showed {:?}; closing it removed the VM, its volumes and its sockets",
-        window.vm, window.title
+        "{} showed the page of {:?}; closing it removed the VM, its volumes and its sockets",
+        window.vm, title
     ))
 }
 
-/// Every file of Casemate that a VM may cause, and every deleted file that is still held open.
+/// Every file of Casemate that a VM may cause, and every volume without a name that is held open.
 fn traces(house: &House<'_>) -> Result<Vec<String>> {
-    let line = "cd ~/.local/share/casemate && find vms volatile; cd ~/.local/state/casemate && find run pending; \
-                cd $XDG_RUNTIME_DIR/casemate && find vms";
-    let text = house.lab.text("user", &["sh", "-c", line])?;
-    let mut files: Vec<String> = text.lines().map(str::to_owned).collect();
+    let named = "cd ~/.local/share/casemate && find vms volatile; cd ~/.local/state/casemate && find run pending; \
+                 cd $XDG_RUNTIME_DIR/casemate && find vms";
+    // Only root may look into a vmm. Processes come and go meanwhile, which is no failure.
+    let nameless =
+        "ls -l /proc/[0-9]*/fd 2>/dev/null | grep -o '/[^ ]*casemate/.*(deleted)' || true";
+    let mut files = house.lab.text("user", &["sh", "-c", named])?;
+    files.push_str(&house.lab.text("root", &["sh", "-c", nameless])?);
+    let mut files: Vec<String> = files.lines().map(str::to_owned).collect();
     files.sort();
     Ok(files)
 }

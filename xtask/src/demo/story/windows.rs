@@ -13,13 +13,17 @@ use crate::demo::report::Report;
 
 /// A border is this wide at least; see the compositor's theme.
 const BORDER: i64 = 4;
+/// Height of a title bar.
+const TITLE: i64 = 24;
 /// Part of a border that may be hidden behind other windows, in parts of 1.
 const HIDDEN: f64 = 0.7;
 
 pub(super) fn show(story: &mut Story, report: &mut Report) -> Result<String> {
     let house = story.house()?;
     // Dropping the handles leaves the programs running.
-    drop(house.start(&["run", "work", "--", "foot"])?);
+    // Small, so that it hides nothing of the other window's title.
+    let foot = ["run", "work", "--", "foot", "--window-size-pixels=400x300"];
+    drop(house.start(&foot)?);
     let terminal = house.window(|window| window.vm == "work", LONG)?;
     drop(house.start(&["run", "untrusted", "--", "gtk4-demo"])?);
     let gtk = house.window(|window| window.vm == "untrusted", LONG)?;
@@ -39,12 +43,7 @@ pub(super) fn typed(story: &mut Story, report: &mut Report) -> Result<String> {
     let house = story.house()?;
     let screen = house.lab.screen();
     let window = house.window(|window| window.vm == "work", SHORT)?;
-    // The title bar: it is the frame's own, and a click on it gives the window focus.
-    let (x, y) = (
-        window.x + i64::from(window.width) / 4,
-        window.y - BORDER - 8,
-    );
-    screen.click(u32::try_from(x)?, u32::try_from(y)?)?;
+    raise(&house, &window, label("work")?)?;
     screen.type_text("echo typed in $(hostname) > typed\n")?;
     let text = house.until("the line to arrive in work", SHORT, || {
         let text = house.shell("work", "cat ~/typed 2>/dev/null || true")?;
@@ -82,6 +81,21 @@ pub(super) fn framed(picture: &Picture, window: &Window, label: &str) -> bool {
         coloured += u32::from(pixel == [red, green, blue]);
     }
     seen > 0 && f64::from(coloured) >= f64::from(seen) * (1.0 - HIDDEN)
+}
+
+/// Brings a toplevel to the front, as a person does: by a click on a part of its title bar that shows.
+pub(super) fn raise(house: &House<'_>, window: &Window, label: &str) -> Result<()> {
+    let [_, red, green, blue] = label.parse::<Label>()?.rgb().to_be_bytes();
+    let picture = house.lab.screen().picture()?;
+    // The border runs along the top of the title bar. Its right end is the button that closes.
+    let top = u32::try_from(window.y - TITLE - BORDER / 2)?;
+    let left = u32::try_from(window.x)?;
+    let ends = left + window.width.saturating_sub(30);
+    let shown = (left..ends)
+        .rev()
+        .find(|x| picture.pixel(*x, top) == Some([red, green, blue]))
+        .with_context(|| format!("no part of the title bar of {window:?} shows"))?;
+    house.lab.screen().click(shown, top + 14)
 }
 
 /// Colour name of a VM of the demo.
