@@ -64,7 +64,7 @@ pub fn build(
         });
     };
     at("fetching the kernel", 0.0);
-    let kernel = fetch_kernel(&options.cache.join("kernels"))?;
+    let kernel = fetch_kernel(&options.cache)?;
     at("making the base system", 0.05);
     let base = base_system(&recipe, &options.cache, &mut |line| {
         if let Some(step) = line.strip_prefix("I: ") {
