@@ -8,9 +8,9 @@ use clap::Args;
 
 use crate::ci::{self, LAB_TESTS};
 use crate::run::{cargo, succeed};
-use crate::{lab, setup};
+use crate::{demo, lab, setup};
 
-/// Run the gate with all native tests, then the tests that boot the lab.
+/// Run the gate with all native tests, then the tests that boot the lab, the demo's story last.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Leave out the tests that boot the lab.
@@ -42,6 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.no_lab {
         phase("lab image", &|| lab::build().map(drop));
         phase("lab tests", &in_lab);
+        phase("the whole story in the lab", &demo::as_test);
     }
     if failed.is_empty() {
         println!("test: all passed");

@@ -23,7 +23,7 @@ use house::House;
 use report::Report;
 
 /// Run the main job end to end and show what happened.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Arguments {
     /// Where the summary and the pictures go.
     #[arg(long, value_name = "DIR")]
@@ -62,6 +62,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !setup::missing()?.is_empty() {
         setup::run(&setup::Arguments::default())?;
     }
+    Ok(if tell(arguments)? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The demo as a test: the same story, which must go well to its end.
+pub(crate) fn as_test() -> Result<()> {
+    if tell(&Arguments::default())? {
+        return Ok(());
+    }
+    bail!("a step of the demo failed; see its table")
+}
+
+/// Tells the story; whether every step went well.
+fn tell(arguments: &Arguments) -> Result<bool> {
     let folder = arguments
         .out
         .clone()
@@ -86,12 +103,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             stopped = step.essential || arguments.fail_fast;
         }
     }
-    let ok = report.finish()?;
-    Ok(if ok {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    report.finish()
 }
 
 /// Two demos of one checkout would lay out their programs in the same folder.
