@@ -1,23 +1,15 @@
 //! No screen: frames stay in memory, paced by a timer; input comes over the bus.
 
-use std::time::Duration;
+use smithay::reexports::calloop::LoopHandle;
 
-use smithay::reexports::calloop::{
-    LoopHandle,
-    timer::{TimeoutAction, Timer},
-};
-
-use super::{Backend, REFRESH_MHZ, Started};
+use super::{Backend, REFRESH_MHZ, Started, pacing::presented_after_refresh};
 use crate::{
     geometry::{Rect, Size},
     run::App,
     scene::Frame,
 };
 
-/// Time between frames.
-pub(super) const INTERVAL: Duration = Duration::from_micros(16_667);
-
-/// The timer's handle.
+/// The loop whose timer paces frames.
 #[derive(Debug)]
 struct Headless {
     handle: LoopHandle<'static, App>,
@@ -45,16 +37,5 @@ impl Backend for Headless {
 
     fn takes_injected_input(&self) -> bool {
         true
-    }
-}
-
-/// Reports a frame as presented when a refresh has passed.
-pub(super) fn presented_after_refresh(handle: &LoopHandle<'static, App>) {
-    let timer = handle.insert_source(Timer::from_duration(INTERVAL), |_, (), app| {
-        app.presented();
-        TimeoutAction::Drop
-    });
-    if let Err(error) = timer {
-        tracing::error!(%error, "cannot pace frames");
     }
 }

@@ -13,7 +13,7 @@ use smithay::{
     utils::DeviceFd,
 };
 
-use super::{Backend, Started, headless::presented_after_refresh, kms_input, kms_screen::Screen};
+use super::{Backend, Started, kms_input, kms_screen::Screen, pacing::presented_after_refresh};
 use crate::{geometry::Rect, run::App, scene::Frame};
 
 /// Seat, screen and devices.

@@ -7,6 +7,7 @@ mod headless;
 mod kms;
 mod kms_input;
 mod kms_screen;
+mod pacing;
 mod window;
 
 use std::path::Path;

@@ -20,7 +20,7 @@ use winit::{
     window::{Window, WindowId},
 };
 
-use super::{Backend, REFRESH_MHZ, Started, headless::presented_after_refresh};
+use super::{Backend, REFRESH_MHZ, Started, pacing::presented_after_refresh};
 use crate::{
     geometry::{Rect, Size},
     input::{InputEvent, keys},
