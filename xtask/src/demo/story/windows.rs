@@ -86,15 +86,16 @@ pub(super) fn framed(picture: &Picture, window: &Window, label: &str) -> bool {
 /// Brings a toplevel to the front, as a person does: by a click on a part of its title bar that shows.
 pub(super) fn raise(house: &House<'_>, window: &Window, label: &str) -> Result<()> {
     let [_, red, green, blue] = label.parse::<Label>()?.rgb().to_be_bytes();
-    let picture = house.lab.screen().picture()?;
     // The border runs along the top of the title bar. Its right end is the button that closes.
     let top = u32::try_from(window.y - TITLE - BORDER / 2)?;
     let left = u32::try_from(window.x)?;
     let ends = left + window.width.saturating_sub(30);
-    let shown = (left..ends)
-        .rev()
-        .find(|x| picture.pixel(*x, top) == Some([red, green, blue]))
-        .with_context(|| format!("no part of the title bar of {window:?} shows"))?;
+    // A window that has just been mapped is listed before its first picture is on the screen.
+    let shown = house.until("a part of its title bar to show", SHORT, || {
+        let picture = house.lab.screen().picture()?;
+        let framed = |x: &u32| picture.pixel(*x, top) == Some([red, green, blue]);
+        Ok((left..ends).rev().find(framed))
+    })?;
     house.lab.screen().click(shown, top + 14)
 }
 
