@@ -36,7 +36,7 @@ pub enum InvalidName {
     /// Nothing was given.
     #[error("a VM name cannot be empty")]
     Empty,
-    /// Longer than [`MAX_NAME`].
+    /// Longer than 31 characters.
     #[error("a VM name has at most {MAX_NAME} characters, this one has {0}")]
     TooLong(usize),
     /// A character outside the allowed set, or a first character that is not a letter.
