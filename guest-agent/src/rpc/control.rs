@@ -5,7 +5,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
@@ -27,6 +27,9 @@ use super::{
 
 /// Most calls served at once, as many as there are data ports.
 const MAX_CALLS: usize = limits::MAX_DATA_PORTS as usize;
+
+/// How long a local client's request waits for a control stream: programs may ask before the agent has reached the host.
+const CONTROL_WAIT: Duration = Duration::from_secs(30);
 
 /// Shortest and longest pause between two attempts to reach the host.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -53,6 +56,8 @@ struct Control {
 pub(crate) struct Calls {
     transport: Transport,
     control: Mutex<Option<Control>>,
+    /// Told when `control` is there.
+    connected: Condvar,
     waiting: Mutex<HashMap<Ident, mpsc::Sender<ExecParams>>>,
     next_ident: AtomicU64,
     serving: Mutex<usize>,
@@ -67,6 +72,7 @@ impl Calls {
         Arc::new(Self {
             transport,
             control: Mutex::new(None),
+            connected: Condvar::new(),
             waiting: Mutex::new(HashMap::new()),
             next_ident: AtomicU64::new(1),
             serving: Mutex::new(0),
@@ -110,6 +116,7 @@ impl Calls {
                         stream: stream.try_clone()?,
                         version,
                     });
+                    self.connected.notify_all();
                     tracing::info!(version = version.number(), "connected to the broker");
                 }
                 self.order(order);
@@ -185,6 +192,7 @@ impl Calls {
         let number = self.next_ident.fetch_add(1, Ordering::Relaxed);
         let ident = Ident::new(&format!("SOCKET{number}")).map_err(invalid)?;
         trigger.ident = ident;
+        self.wait_for_control();
         let (sender, receiver) = mpsc::channel();
         lock(&self.waiting).insert(ident, sender);
         let sent = self.send(&ToBroker::Trigger(trigger));
@@ -192,6 +200,15 @@ impl Calls {
             lock(&self.waiting).remove(&ident);
         }
         sent.map(|()| Answer(receiver))
+    }
+
+    /// Returns when there is a control stream, or when it has taken too long; sending tells which.
+    fn wait_for_control(&self) {
+        let control = lock(&self.control);
+        let waited = self
+            .connected
+            .wait_timeout_while(control, CONTROL_WAIT, |control| control.is_none());
+        drop(waited);
     }
 
     /// Reports that a call is over.
