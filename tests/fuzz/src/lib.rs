@@ -1,0 +1,14 @@
+//! What the fuzz targets share: properties of wires, a driver with arbitrary queues, a machine with arbitrary accesses.
+//!
+//! A target asks for more than that nothing panics: what was decoded can be sent again, pieces make no difference, a
+//! device comes to rest and lets go of memory at reset. What is checked here is written beside each check.
+//! No target needs KVM, root, a clock or another process.
+#![deny(missing_docs)]
+
+pub mod doubles;
+pub mod driver;
+pub mod input;
+pub mod machine;
+pub mod policy;
+pub mod vectors;
+pub mod wires;
