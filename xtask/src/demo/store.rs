@@ -32,11 +32,11 @@ pub(super) fn image(prefix: &Path) -> Result<(PathBuf, String)> {
         ));
     }
     drop_older(&cache)?;
-    let began = Instant::now();
     let home = tempfile::Builder::new()
         .prefix("casemate-store.")
         .tempdir()?;
-    let data = build_template(prefix, home.path())?;
+    let how = build_template(prefix, home.path())?;
+    let data = home.path().join(".local/share/casemate");
     let draft = image.with_extension("draft");
     // Sparse, and there before mke2fs, which would tell that it makes it.
     File::create(&draft)?.set_len(SIZE)?;
@@ -53,28 +53,25 @@ pub(super) fn image(prefix: &Path) -> Result<(PathBuf, String)> {
     // The lab's user owns its files there by the same number as in the image.
     succeed(make.arg("-d").arg(&data).arg(&draft))?;
     fs::rename(&draft, &image)?;
-    Ok((
-        image,
-        format!(
-            "built by `casemate template build {TEMPLATE}` in {:.0} s",
-            began.elapsed().as_secs_f64()
-        ),
-    ))
+    Ok((image, how))
 }
 
-/// Builds the template in a home of its own; gives the store's folder.
-fn build_template(prefix: &Path, home: &Path) -> Result<PathBuf> {
-    let runtime = home.join("runtime");
-    fs::create_dir(&runtime)?;
+/// Builds the template in a home that holds nothing else; says how.
+pub(super) fn build_template(prefix: &Path, home: &Path) -> Result<String> {
+    let began = Instant::now();
+    // A socket's path may have 107 bytes, which a deep checkout would use up.
+    let runtime = tempfile::Builder::new()
+        .prefix("casemate-build.")
+        .tempdir()?;
     let cache = cache_dir()?;
     let environment = |program: &str| {
         let mut command = Command::new(prefix.join("bin").join(program));
         command
             .env("HOME", home)
-            .env("XDG_RUNTIME_DIR", &runtime)
-            .env("XDG_CONFIG_HOME", home.join("config"))
-            .env("XDG_STATE_HOME", home.join("state"))
-            .env("XDG_DATA_HOME", home.join("data"))
+            .env("XDG_RUNTIME_DIR", runtime.path())
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_STATE_HOME")
+            .env_remove("XDG_DATA_HOME")
             // The supervisor appends its own name, as the lab's cache has it already.
             .env("XDG_CACHE_HOME", cache.parent().unwrap_or(&cache))
             .env("CASEMATE_ALLOW_ROOT", "1")
@@ -99,7 +96,10 @@ fn build_template(prefix: &Path, home: &Path) -> Result<PathBuf> {
             output.status
         );
     }
-    Ok(home.join("data/casemate"))
+    Ok(format!(
+        "built by `casemate template build {TEMPLATE}` in {:.0} s",
+        began.elapsed().as_secs_f64()
+    ))
 }
 
 /// A process that ends with the scope.
@@ -114,7 +114,7 @@ impl Drop for Ended {
 }
 
 /// Digest of everything that goes into the template: guest programs, guest files, recipe, kernel.
-fn key(prefix: &Path) -> Result<String> {
+pub(super) fn key(prefix: &Path) -> Result<String> {
     let mut digest = Digest::new(&SHA256);
     let share = prefix.join("share/casemate");
     let mut inputs = files(&share.join("guest-files"))?;
