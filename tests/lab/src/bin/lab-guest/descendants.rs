@@ -1,6 +1,7 @@
 //! Everything that was started by us or by what we started, daemons too: kept together, and ended.
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use rustix::io::Errno;
@@ -9,6 +10,20 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_
 /// Makes us the parent of descendants whose parent has gone.
 pub(crate) fn adopt() -> Result<()> {
     set_child_subreaper(Some(getpid())).context("cannot take over orphans")
+}
+
+/// Runs a copy of us that serves, to its end, and collects every child meanwhile. Nobody else collects a
+/// daemon whose parent has gone, and a dead process that nobody collects looks alive to whoever asks for it
+/// by number.
+pub(crate) fn collect_until_end_of(serve: &str) -> Result<()> {
+    let server = Command::new("/proc/self/exe").arg(serve).spawn()?.id();
+    while let Ok(ended) = wait(WaitOptions::empty()) {
+        let ended = ended.and_then(|(pid, _)| u32::try_from(pid.as_raw_nonzero().get()).ok());
+        if ended == Some(server) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Ends all descendants: each child that is killed leaves us its own children, until there are none.

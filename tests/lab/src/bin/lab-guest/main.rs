@@ -14,9 +14,8 @@ mod account;
 mod descendants;
 mod serve;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use rustix::process::{WaitOptions, wait};
 use rustix::system::{RebootCommand, reboot};
 
 use serve::Place;
@@ -37,26 +36,13 @@ fn main() -> ExitCode {
 
 /// The work of process 1.
 fn lab() -> anyhow::Result<()> {
-    collect("serve")?;
+    descendants::collect_until_end_of("serve")?;
     reboot(RebootCommand::PowerOff)?;
     Ok(())
 }
 
 fn here() -> anyhow::Result<()> {
     descendants::adopt()?;
-    collect("serve-here")?;
+    descendants::collect_until_end_of("serve-here")?;
     descendants::end()
-}
-
-/// Runs the server to its end. Nobody else collects a daemon whose parent has gone, and a dead process
-/// that nobody collects looks alive to whoever asks for it by number.
-fn collect(serve: &str) -> anyhow::Result<()> {
-    let server = Command::new("/proc/self/exe").arg(serve).spawn()?.id();
-    while let Ok(ended) = wait(WaitOptions::empty()) {
-        let ended = ended.and_then(|(pid, _)| u32::try_from(pid.as_raw_nonzero().get()).ok());
-        if ended == Some(server) {
-            break;
-        }
-    }
-    Ok(())
 }
