@@ -9,14 +9,17 @@ use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
 use crate::guest::{Command, Guest, Output};
+use crate::here::{self, Here, Server};
 use crate::image::{self, Image};
 use crate::qemu::{self, Accelerator, Drive, Qemu};
 use crate::qmp::Qmp;
-use crate::screen::Screen;
+use crate::screen::{Screen, Seat};
 use crate::wire::Ready;
 
 /// Lines of the serial log that an error message shows.
 const TAIL: usize = 12;
+/// How long `lab-guest` may take to start where no machine has to boot first.
+const HERE: Duration = Duration::from_secs(30);
 /// Time between two runs of a program whose output is waited for.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -59,19 +62,25 @@ impl Default for Options {
     }
 }
 
-/// A running lab. Dropping it switches it off. Its folder with the serial log is removed then, unless
+/// A running lab, or this machine in its place. Dropping it switches it off. Its folder with the serial log is removed then, unless
 /// something failed, the test panics, or `CASEMATE_LAB_KEEP` is set.
 #[derive(Debug)]
 pub struct Lab {
     guest: Guest,
-    qmp: Qmp,
-    qemu: Qemu,
+    machine: Machine,
     ready: Ready,
     boot: Duration,
     failed: AtomicBool,
-    /// Last, so that QEMU has ended before it goes.
+    /// Last, so that the machine has ended before it goes.
     folder: Option<TempDir>,
     path: PathBuf,
+}
+
+/// What the programs run on.
+#[derive(Debug)]
+enum Machine {
+    Emulated { qmp: Qmp, qemu: Qemu },
+    Here { server: Server, home: String },
 }
 
 impl Lab {
@@ -93,14 +102,13 @@ impl Lab {
         let path = folder.path().to_owned();
         let bench = qemu::bench_folder(&path);
         fs::create_dir(&bench)?;
-        let program = guest_program(options)?;
+        let program = guest_program(options.guest_program.as_deref())?;
         fs::copy(&program, bench.join("lab-guest"))
             .with_context(|| format!("cannot copy {}", program.display()))?;
         match boot(image, options, &path) {
             Ok((qemu, qmp, guest, ready, boot)) => Ok(Self {
                 guest,
-                qmp,
-                qemu,
+                machine: Machine::Emulated { qmp, qemu },
                 ready,
                 boot,
                 failed: AtomicBool::new(false),
@@ -111,6 +119,44 @@ impl Lab {
                 let path = folder.keep();
                 Err(error.context(diagnosis(&path)))
             }
+        }
+    }
+
+    /// Runs programs on this machine, which must have what the test needs. See [`Here`].
+    ///
+    /// # Errors
+    /// When `lab-guest` does not start.
+    pub fn start_here(here: &Here) -> Result<Self> {
+        let began = Instant::now();
+        let home = here.home.to_str().context("the home's path is no UTF-8")?;
+        let folder = tempfile::Builder::new()
+            .prefix("casemate-here.")
+            .tempdir()?;
+        let path = folder.path().to_owned();
+        let program = guest_program(here.guest_program.as_deref())?;
+        let server = Server::start(here, &program, &path)?;
+        let guest = Guest::new(server.stream()?)?;
+        let ready = guest.wait_ready(HERE).with_context(|| diagnosis(&path))?;
+        Ok(Self {
+            guest,
+            machine: Machine::Here {
+                server,
+                home: home.to_owned(),
+            },
+            ready,
+            boot: began.elapsed(),
+            failed: AtomicBool::new(false),
+            folder: Some(folder),
+            path,
+        })
+    }
+
+    /// Home of the ordinary user.
+    #[must_use]
+    pub fn home(&self) -> &str {
+        match &self.machine {
+            Machine::Emulated { .. } => "/home/user",
+            Machine::Here { home, .. } => home,
         }
     }
 
@@ -126,7 +172,7 @@ impl Lab {
         self.ready.uptime
     }
 
-    /// A program to be run as `user` (`root` or `user`).
+    /// A program to be run as `user` (`root` or `user`); on this machine, always as our own account.
     #[must_use]
     pub fn command(&self, user: &str, argv: &[&str]) -> Command {
         self.guest.command(user, argv)
@@ -217,21 +263,18 @@ impl Lab {
     #[must_use]
     pub fn screen(&self) -> Screen<'_> {
         Screen {
-            qmp: &self.qmp,
+            seat: match &self.machine {
+                Machine::Emulated { qmp, .. } => Seat::Emulated(qmp),
+                Machine::Here { .. } => Seat::Compositor(&self.guest),
+            },
             folder: self.path.clone(),
         }
-    }
-
-    /// The connection to QEMU, for what has no method here.
-    #[must_use]
-    pub fn qmp(&self) -> &Qmp {
-        &self.qmp
     }
 
     /// What the lab's kernel has said so far.
     ///
     /// # Errors
-    /// When the log cannot be read.
+    /// When the log cannot be read: always on this machine, which booted long ago.
     pub fn serial(&self) -> Result<String> {
         let bytes = fs::read(qemu::serial_log(&self.path))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -244,16 +287,27 @@ impl Lab {
     pub fn shut_down(mut self) -> Result<()> {
         // Nothing in the lab is worth a clean end but the drives, which `sync` writes.
         self.run("root", &["sync"])?;
-        self.qmp.execute("quit", &serde_json::json!({}))?;
-        self.qemu.wait(Duration::from_secs(30))?;
-        Ok(())
+        match &mut self.machine {
+            Machine::Emulated { qmp, qemu } => {
+                qmp.execute("quit", &serde_json::json!({}))?;
+                qemu.wait(Duration::from_secs(30)).map(drop)
+            }
+            Machine::Here { server, .. } => {
+                server.end();
+                Ok(())
+            }
+        }
     }
 
     /// Adds what was tried and where the logs are to an error, and keeps the logs.
     fn noted<T>(&self, argv: &[&str], result: Result<T>) -> Result<T> {
         result.with_context(|| {
             self.failed.store(true, Ordering::Relaxed);
-            format!("in the lab: {}; {}", argv.join(" "), diagnosis(&self.path))
+            let place = match self.machine {
+                Machine::Emulated { .. } => "in the lab",
+                Machine::Here { .. } => "on this machine",
+            };
+            format!("{place}: {}; {}", argv.join(" "), diagnosis(&self.path))
         })
     }
 }
@@ -283,8 +337,14 @@ fn boot(image: &Image, options: &Options, path: &Path) -> Result<Booted> {
 /// Where the logs are, and the end of what the lab's kernel and QEMU said.
 fn diagnosis(path: &Path) -> String {
     let mut text = format!("logs are in {}", path.display());
-    for name in ["qemu.log", "serial.log"] {
-        let bytes = fs::read(path.join(name)).unwrap_or_default();
+    let logs = [
+        path.join("qemu.log"),
+        qemu::serial_log(path),
+        here::log(path),
+    ];
+    for log in logs {
+        let name = log.file_name().unwrap_or_default().to_string_lossy();
+        let bytes = fs::read(&log).unwrap_or_default();
         let log = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
         let tail = lines
@@ -297,9 +357,9 @@ fn diagnosis(path: &Path) -> String {
     text
 }
 
-fn guest_program(options: &Options) -> Result<PathBuf> {
-    if let Some(program) = &options.guest_program {
-        return Ok(program.clone());
+fn guest_program(named: Option<&Path>) -> Result<PathBuf> {
+    if let Some(program) = named {
+        return Ok(program.to_owned());
     }
     let this = std::env::current_exe()?;
     // Tests run from `deps`, one folder below the programs.

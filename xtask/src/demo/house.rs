@@ -1,4 +1,4 @@
-//! Casemate inside the lab, as its user drives it: the `casemate` command and the screen.
+//! Casemate on the demo's stage, as its user drives it: the `casemate` command and the screen.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use casemate_lab::{Lab, Output, Picture, Process};
 use serde::Deserialize;
+
+use super::stage::Stage;
 
 /// For what a healthy machine answers at once. The lab is some forty times slower than that.
 pub(super) const SHORT: Duration = Duration::from_secs(120);
@@ -45,7 +47,19 @@ pub(super) struct Decision {
     pub(super) rule: String,
 }
 
-/// Casemate in a lab.
+/// Where a user's settings are, relative to the home.
+pub(super) const SETTINGS: &str = ".config/casemate/casemate.toml";
+
+/// The settings for a stage.
+pub(super) fn settings(stage: Stage) -> String {
+    format!(
+        "[start]\ntimeout-s = {}\n\n[compositor]\nbackend = \"{}\"\n",
+        stage.start_timeout(),
+        stage.backend()
+    )
+}
+
+/// Casemate in a lab, or on this machine in its place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct House<'a> {
     pub(super) lab: &'a Lab,
@@ -141,10 +155,22 @@ impl House<'_> {
         Ok(picture)
     }
 
-    /// A file of the lab's user, relative to its home.
+    /// Writes a file of the user, relative to the home.
     pub(super) fn put(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        self.lab
-            .put("user", &format!("/home/user/{path}"), "0644", bytes)
+        let path = format!("{}/{path}", self.lab.home());
+        self.lab.put("user", &path, "0644", bytes)
+    }
+
+    /// Process number of the supervisor: not that of another Casemate, which a person may use meanwhile.
+    pub(super) fn supervisor(&self) -> Result<String> {
+        let ours = "for pid in $(pidof casemated); do \
+                    grep -qzxF \"XDG_RUNTIME_DIR=$XDG_RUNTIME_DIR\" /proc/$pid/environ && echo $pid; done; true";
+        let found = self.lab.text("user", &["sh", "-c", ours])?;
+        let found = found.trim();
+        found
+            .parse::<u32>()
+            .with_context(|| format!("not one casemated runs: {found:?}"))?;
+        Ok(found.to_owned())
     }
 }
 

@@ -1,11 +1,13 @@
-//! `cargo xtask demo`: the main job of Casemate, told in steps, in a lab on this machine: a template, two
+//! `cargo xtask demo`: the main job of Casemate, told in steps: a template, two
 //! VMs, their windows, a file that crosses with a person's leave, a disposable, a supervisor that is
-//! killed. It leaves a summary and pictures; nothing of it is faked.
+//! killed. It runs on this machine when that has KVM, else in a lab. It leaves a summary and pictures; nothing of it is faked.
 
 mod house;
+mod native;
 mod pdf;
 mod prefix;
 mod report;
+mod stage;
 mod store;
 mod story;
 
@@ -21,8 +23,9 @@ use crate::run::target_dir;
 use crate::setup;
 use house::House;
 use report::Report;
+use stage::Stage;
 
-/// Run the main job end to end and show what happened.
+/// Run the main job end to end and show what happened: on this machine when it has KVM, else in the lab.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Arguments {
     /// Where the summary and the pictures go.
@@ -31,11 +34,21 @@ pub(crate) struct Arguments {
     /// Stop after the first step that fails.
     #[arg(long)]
     fail_fast: bool,
+    /// Run in the lab even where this machine has KVM.
+    #[arg(long, conflicts_with_all = ["native", "window"])]
+    lab: bool,
+    /// Run on this machine, whatever its processor says.
+    #[arg(long)]
+    native: bool,
+    /// On this machine, show Casemate in a window of the desktop; steps that need keys and clicks are yours.
+    #[arg(long)]
+    window: bool,
 }
 
 /// What the steps hand on to each other.
 #[derive(Debug)]
 struct Story {
+    stage: Stage,
     /// Folder of programs and data, `/payload` in the lab.
     prefix: PathBuf,
     /// Image with the template store.
@@ -55,6 +68,8 @@ impl Story {
 struct Step {
     name: &'static str,
     essential: bool,
+    /// Whether it needs keys and clicks.
+    hands: bool,
     work: fn(&mut Story, &mut Report) -> Result<String>,
 }
 
@@ -69,9 +84,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// The demo as a test: the same story, which must go well to its end.
+/// The demo as a test: the same story in the lab, which must go well to its end.
 pub(crate) fn as_test() -> Result<()> {
-    if tell(&Arguments::default())? {
+    if tell(&Arguments {
+        lab: true,
+        ..Arguments::default()
+    })? {
         return Ok(());
     }
     bail!("a step of the demo failed; see its table")
@@ -83,10 +101,12 @@ fn tell(arguments: &Arguments) -> Result<bool> {
         .out
         .clone()
         .unwrap_or_else(|| target_dir().join("demo"));
+    let stage = Stage::choose(arguments)?;
     let _alone = alone()?;
-    let steps = story::steps();
+    let steps = story::steps(stage);
     let mut report = Report::new(&folder, steps.len())?;
     let mut story = Story {
+        stage,
         prefix: target_dir().join("demo-prefix"),
         store: None,
         lab: None,
@@ -95,6 +115,10 @@ fn tell(arguments: &Arguments) -> Result<bool> {
     for step in &steps {
         if stopped {
             report.not_reached(step.name);
+            continue;
+        }
+        if step.hands && stage == Stage::Window {
+            report.not_tried(step.name);
             continue;
         }
         let ok = report.step(step.name, |report| (step.work)(&mut story, report));

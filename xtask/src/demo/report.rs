@@ -18,6 +18,9 @@ const TICK: Duration = Duration::from_millis(120);
 struct Step {
     name: &'static str,
     ok: bool,
+    /// Left to the person: neither good nor bad.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    not_tried: bool,
     seconds: f64,
     /// What shows that it is so, or why it is not.
     evidence: String,
@@ -79,6 +82,7 @@ impl Report {
         self.steps.push(Step {
             name,
             ok,
+            not_tried: false,
             seconds,
             evidence,
         });
@@ -90,8 +94,26 @@ impl Report {
         self.steps.push(Step {
             name,
             ok: false,
+            not_tried: false,
             seconds: 0.0,
             evidence: "not reached: a step that it needs failed".to_owned(),
+        });
+    }
+
+    /// Names a step that only a person can do.
+    pub(super) fn not_tried(&mut self, name: &'static str) {
+        let evidence = "not tried: input comes from the person".to_owned();
+        let number = self.steps.len() + 1;
+        println!(
+            "{number:2}/{} --                  {name}: {evidence}",
+            self.total
+        );
+        self.steps.push(Step {
+            name,
+            ok: false,
+            not_tried: true,
+            seconds: 0.0,
+            evidence,
         });
     }
 
@@ -110,7 +132,7 @@ impl Report {
         &self.folder
     }
 
-    /// Writes the summary, prints the table, and says whether all went well.
+    /// Writes the summary, prints the table, and says whether all that was tried went well.
     pub(super) fn finish(&self) -> Result<bool> {
         let path = self.folder.join("summary.json");
         fs::write(&path, serde_json::to_string_pretty(&self.steps)? + "\n")
@@ -120,7 +142,7 @@ impl Report {
         for picture in &self.pictures {
             println!("{}", self.folder.join(picture).display());
         }
-        Ok(self.steps.iter().all(|step| step.ok))
+        Ok(self.steps.iter().all(|step| step.ok || step.not_tried))
     }
 
     fn table(&self) -> String {
@@ -128,7 +150,11 @@ impl Report {
         let width = names.map(str::len).max().unwrap_or_default();
         let mut table = String::new();
         for step in &self.steps {
-            let mark = if step.ok { "ok" } else { "FAILED" };
+            let mark = match (step.ok, step.not_tried) {
+                (true, _) => "ok",
+                (false, true) => "--",
+                (false, false) => "FAILED",
+            };
             table.push_str(&format!(
                 "{:width$}  {mark:6}  {:7.1} s\n",
                 step.name, step.seconds
@@ -168,8 +194,9 @@ mod tests {
     #[test]
     fn all_well_is_well() {
         let folder = tempfile::tempdir().unwrap();
-        let mut report = Report::new(folder.path(), 1).unwrap();
-        report.step("only", |_| Ok(String::new()));
+        let mut report = Report::new(folder.path(), 2).unwrap();
+        report.step("first", |_| Ok(String::new()));
+        report.not_tried("left to the person");
         assert!(report.finish().unwrap());
     }
 }

@@ -3,18 +3,20 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use casemate_lab::cache_dir;
+use casemate_lab::{Here, Lab, cache_dir};
 use ring::digest::{Context as Digest, SHA256};
 
 use super::prefix::files;
-use crate::run::succeed;
+use crate::run::{build_lab_guest, succeed};
 
 /// The template of the demo.
 pub(super) const TEMPLATE: &str = "debian-12";
+/// How long a build may take; most of it is the download.
+const BUILD: Duration = Duration::from_secs(3600);
 /// Size of the image: room for the template and for what the VMs write, in bytes. It is sparse.
 const SIZE: u64 = 12 << 30;
 
@@ -32,11 +34,11 @@ pub(super) fn image(prefix: &Path) -> Result<(PathBuf, String)> {
         ));
     }
     drop_older(&cache)?;
-    let began = Instant::now();
     let home = tempfile::Builder::new()
         .prefix("casemate-store.")
         .tempdir()?;
-    let data = build_template(prefix, home.path())?;
+    let how = build_template(prefix, home.path())?;
+    let data = home.path().join(".local/share/casemate");
     let draft = image.with_extension("draft");
     // Sparse, and there before mke2fs, which would tell that it makes it.
     File::create(&draft)?.set_len(SIZE)?;
@@ -53,68 +55,42 @@ pub(super) fn image(prefix: &Path) -> Result<(PathBuf, String)> {
     // The lab's user owns its files there by the same number as in the image.
     succeed(make.arg("-d").arg(&data).arg(&draft))?;
     fs::rename(&draft, &image)?;
-    Ok((
-        image,
-        format!(
-            "built by `casemate template build {TEMPLATE}` in {:.0} s",
-            began.elapsed().as_secs_f64()
-        ),
+    Ok((image, how))
+}
+
+/// Builds the template in a home that holds nothing else; says how.
+pub(super) fn build_template(prefix: &Path, home: &Path) -> Result<String> {
+    let began = Instant::now();
+    let cache = cache_dir()?;
+    // The supervisor appends its own name, as the lab's cache has it already.
+    let cache = cache.parent().unwrap_or(&cache).to_string_lossy();
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let here = Lab::start_here(&Here {
+        home: home.to_owned(),
+        programs: prefix.join("bin"),
+        environment: vec![
+            variable("XDG_CACHE_HOME", &cache),
+            variable("CASEMATE_ALLOW_ROOT", "1"),
+        ],
+        guest_program: Some(build_lab_guest()?),
+    })?;
+    let build = ["casemate", "template", "build", TEMPLATE];
+    let output = here.command("user", &build).timeout(BUILD).run()?;
+    if !output.success() {
+        let log = home.join(".local/state/casemate/logs/casemated.log");
+        let log = fs::read_to_string(log).unwrap_or_default();
+        bail!("{} failed: {}\n{log}", build.join(" "), output.errors());
+    }
+    // Its supervisor ends with it.
+    here.shut_down()?;
+    Ok(format!(
+        "built by `casemate template build {TEMPLATE}` in {:.0} s",
+        began.elapsed().as_secs_f64()
     ))
 }
 
-/// Builds the template in a home of its own; gives the store's folder.
-fn build_template(prefix: &Path, home: &Path) -> Result<PathBuf> {
-    let runtime = home.join("runtime");
-    fs::create_dir(&runtime)?;
-    let cache = cache_dir()?;
-    let environment = |program: &str| {
-        let mut command = Command::new(prefix.join("bin").join(program));
-        command
-            .env("HOME", home)
-            .env("XDG_RUNTIME_DIR", &runtime)
-            .env("XDG_CONFIG_HOME", home.join("config"))
-            .env("XDG_STATE_HOME", home.join("state"))
-            .env("XDG_DATA_HOME", home.join("data"))
-            // The supervisor appends its own name, as the lab's cache has it already.
-            .env("XDG_CACHE_HOME", cache.parent().unwrap_or(&cache))
-            .env("CASEMATE_ALLOW_ROOT", "1")
-            .stdin(Stdio::null());
-        command
-    };
-    let log = File::create(home.join("casemated.log"))?;
-    let supervisor = environment("casemated")
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn();
-    let _supervisor = Ended(supervisor.context("cannot run casemated")?);
-    let output = environment("casemate")
-        .args(["template", "build", TEMPLATE])
-        .output()
-        .context("cannot run casemate")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let log = fs::read_to_string(home.join("casemated.log")).unwrap_or_default();
-        bail!(
-            "casemate template build failed ({}): {said}\n{log}",
-            output.status
-        );
-    }
-    Ok(home.join("data/casemate"))
-}
-
-/// A process that ends with the scope.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 /// Digest of everything that goes into the template: guest programs, guest files, recipe, kernel.
-fn key(prefix: &Path) -> Result<String> {
+pub(super) fn key(prefix: &Path) -> Result<String> {
     let mut digest = Digest::new(&SHA256);
     let share = prefix.join("share/casemate");
     let mut inputs = files(&share.join("guest-files"))?;

@@ -3,6 +3,7 @@
 mod audit;
 mod create;
 mod doctor;
+mod input;
 mod kill;
 mod logs;
 mod ls;
@@ -43,6 +44,8 @@ pub(crate) enum Verb {
     Audit(audit::Args),
     Status(status::Args),
     Doctor(doctor::Args),
+    #[command(subcommand, hide = true)]
+    Input(input::Args),
 }
 
 impl Verb {
@@ -65,6 +68,7 @@ impl Verb {
             Self::Audit(args) => args.run().await.map(done),
             Self::Status(args) => args.run().await.map(done),
             Self::Doctor(args) => args.run().await,
+            Self::Input(args) => args.run().await.map(done),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
+use crate::guest::{Guest, Output};
 use crate::qmp::Qmp;
 
 pub use picture::Picture;
@@ -22,11 +23,23 @@ const BETWEEN_EVENTS: Duration = Duration::from_millis(40);
 /// Largest coordinate of QEMU's absolute pointer.
 const POINTER_RANGE: u32 = 0x7fff;
 
+/// Linux input code of the left button.
+const LEFT_BUTTON: &str = "272";
+
 /// The screen, keyboard and pointer of a lab.
 #[derive(Debug)]
 pub struct Screen<'a> {
-    pub(crate) qmp: &'a Qmp,
+    pub(crate) seat: Seat<'a>,
     pub(crate) folder: PathBuf,
+}
+
+/// Whose screen and input devices they are.
+#[derive(Debug)]
+pub(crate) enum Seat<'a> {
+    /// QEMU's.
+    Emulated(&'a Qmp),
+    /// Those of a headless compositor, by way of the `casemate` command.
+    Compositor(&'a Guest),
 }
 
 impl Screen<'_> {
@@ -35,9 +48,14 @@ impl Screen<'_> {
     /// # Errors
     /// When the lab has no screen, or has ended.
     pub fn picture(&self) -> Result<Picture> {
+        let qmp = match self.seat {
+            Seat::Emulated(qmp) => qmp,
+            Seat::Compositor(guest) => {
+                return Picture::from_png(&casemate(guest, &["screenshot", "-"])?);
+            }
+        };
         let file = self.folder.join("screen.ppm");
-        self.qmp
-            .execute("screendump", &json!({ "filename": file }))?;
+        qmp.execute("screendump", &json!({ "filename": file }))?;
         let bytes = std::fs::read(&file).context("QEMU left no picture")?;
         Picture::from_ppm(&bytes)
     }
@@ -70,7 +88,7 @@ impl Screen<'_> {
         }
     }
 
-    /// Presses keys together and lets them go in reverse: `["ctrl", "c"]`. Names are QEMU's.
+    /// Presses keys together and lets them go in reverse: `["ctrl", "c"]`. Names are QEMU's, whoever's keyboard it is.
     ///
     /// # Errors
     /// When QEMU knows no such key, or has gone.
@@ -102,8 +120,19 @@ impl Screen<'_> {
     }
 
     fn key(&self, name: &str, down: bool) -> Result<()> {
+        let qmp = match self.seat {
+            Seat::Emulated(qmp) => qmp,
+            Seat::Compositor(guest) => {
+                let code = keys::code(name).with_context(|| format!("no key is called {name}"))?;
+                let words = ["input", "key", &code.to_string(), state(down)];
+                return casemate(guest, &words).map(drop);
+            }
+        };
         let key = json!({ "type": "qcode", "data": name });
-        self.send(&json!([{ "type": "key", "data": { "down": down, "key": key } }]))
+        send(
+            qmp,
+            &json!([{ "type": "key", "data": { "down": down, "key": key } }]),
+        )
     }
 
     /// Moves the pointer to a pixel.
@@ -111,13 +140,23 @@ impl Screen<'_> {
     /// # Errors
     /// When the screen cannot be measured, or QEMU has gone.
     pub fn pointer(&self, x: u32, y: u32) -> Result<()> {
+        let qmp = match self.seat {
+            Seat::Emulated(qmp) => qmp,
+            Seat::Compositor(guest) => {
+                let words = ["input", "motion", &x.to_string(), &y.to_string()];
+                return casemate(guest, &words).map(drop);
+            }
+        };
         let size = self.picture()?;
         let scaled = |at: u32, of: u32| at.min(of) * POINTER_RANGE / of.max(1);
         let axis = |axis: &str, value: u32| json!({ "type": "abs", "data": { "axis": axis, "value": value } });
-        self.send(&json!([
-            axis("x", scaled(x, size.width)),
-            axis("y", scaled(y, size.height))
-        ]))
+        send(
+            qmp,
+            &json!([
+                axis("x", scaled(x, size.width)),
+                axis("y", scaled(y, size.height))
+            ]),
+        )
     }
 
     /// Presses (or lets go of) the left button where the pointer is.
@@ -125,7 +164,15 @@ impl Screen<'_> {
     /// # Errors
     /// When QEMU has gone.
     pub fn button(&self, down: bool) -> Result<()> {
-        self.send(&json!([{ "type": "btn", "data": { "button": "left", "down": down } }]))
+        match self.seat {
+            Seat::Emulated(qmp) => send(
+                qmp,
+                &json!([{ "type": "btn", "data": { "button": "left", "down": down } }]),
+            ),
+            Seat::Compositor(guest) => {
+                casemate(guest, &["input", "button", LEFT_BUTTON, state(down)]).map(drop)
+            }
+        }
     }
 
     /// Moves the pointer to a pixel and clicks there.
@@ -137,11 +184,23 @@ impl Screen<'_> {
         self.button(true)?;
         self.button(false)
     }
+}
 
-    fn send(&self, events: &Value) -> Result<()> {
-        self.qmp
-            .execute("input-send-event", &json!({ "events": events }))?;
-        thread::sleep(BETWEEN_EVENTS);
-        Ok(())
-    }
+fn send(qmp: &Qmp, events: &Value) -> Result<()> {
+    qmp.execute("input-send-event", &json!({ "events": events }))?;
+    thread::sleep(BETWEEN_EVENTS);
+    Ok(())
+}
+
+/// What `casemate` says on its standard output.
+fn casemate(guest: &Guest, words: &[&str]) -> Result<Vec<u8>> {
+    let argv: Vec<&str> = std::iter::once("casemate")
+        .chain(words.iter().copied())
+        .collect();
+    let output = guest.command("user", &argv).run().and_then(Output::check);
+    Ok(output.with_context(|| argv.join(" "))?.stdout)
+}
+
+fn state(down: bool) -> &'static str {
+    if down { "down" } else { "up" }
 }

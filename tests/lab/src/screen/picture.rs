@@ -1,7 +1,7 @@
 //! One picture of the screen: pixels to look at in a test, a PNG to look at as a person.
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Cursor};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -41,6 +41,27 @@ impl Picture {
             "{width}x{height} pixels announced, {} bytes found",
             rgb.len()
         );
+        Ok(Self { width, height, rgb })
+    }
+
+    /// Reads a PNG of 8 bits per channel in red, green and blue, which is what the compositor writes.
+    ///
+    /// # Errors
+    /// When the bytes are no such thing, or not whole.
+    pub fn from_png(bytes: &[u8]) -> Result<Self> {
+        let mut reader = png::Decoder::new(Cursor::new(bytes))
+            .read_info()
+            .context("no PNG")?;
+        let size = reader.output_buffer_size().context("it is too large")?;
+        let mut rgb = vec![0; size];
+        let info = reader.next_frame(&mut rgb)?;
+        ensure!(
+            (info.color_type, info.bit_depth) == (png::ColorType::Rgb, png::BitDepth::Eight),
+            "a PNG of {:?} in {:?} bits",
+            info.color_type,
+            info.bit_depth
+        );
+        let (width, height) = (info.width, info.height);
         Ok(Self { width, height, rgb })
     }
 
@@ -160,10 +181,8 @@ mod tests {
     fn a_saved_picture_is_a_png_of_its_pixels() {
         let file = tempfile::NamedTempFile::new().unwrap();
         picture().save(file.path()).unwrap();
-        let read = std::io::BufReader::new(File::open(file.path()).unwrap());
-        let mut reader = png::Decoder::new(read).read_info().unwrap();
-        let mut pixels = vec![0; 36];
-        reader.next_frame(&mut pixels).unwrap();
-        assert_eq!(pixels, picture().rgb);
+        let bytes = std::fs::read(file.path()).unwrap();
+        assert_eq!(Picture::from_png(&bytes).unwrap(), picture());
+        assert!(Picture::from_png(&bytes[..bytes.len() / 2]).is_err());
     }
 }

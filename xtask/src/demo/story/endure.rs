@@ -103,8 +103,8 @@ pub(super) fn adoption(story: &mut Story, report: &mut Report) -> Result<String>
     let house = story.house()?;
     let before = house.vms()?;
     let windows = house.windows()?;
-    let old = house.lab.text("user", &["pidof", "casemated"])?;
-    house.lab.text("user", &["kill", "-9", old.trim()])?;
+    let old = house.supervisor()?;
+    house.lab.text("user", &["kill", "-9", &old])?;
     let untrusted = windows
         .iter()
         .find(|window| window.vm == "untrusted" && window.kind == "toplevel");
@@ -117,16 +117,14 @@ pub(super) fn adoption(story: &mut Story, report: &mut Report) -> Result<String>
     }
     // The next command starts a supervisor, which finds what the first one left.
     let after = house.vms()?;
-    let new = house.lab.text("user", &["pidof", "casemated"])?;
+    let new = house.supervisor()?;
     ensure!(new != old, "casemated was not killed");
     ensure!(after == before, "{after:?} instead of {before:?}");
     ensure!(house.windows()? == windows, "the windows are others");
     let kernel = house.say(&["run", "untrusted", "--", "uname", "-n"], SHORT)?;
     ensure!(kernel == "untrusted\n", "untrusted said {kernel:?}");
     Ok(format!(
-        "casemated {} was killed, {} adopted {} VMs",
-        old.trim(),
-        new.trim(),
+        "casemated {old} was killed, {new} adopted {} VMs",
         after.len()
     ))
 }

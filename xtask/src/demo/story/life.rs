@@ -4,17 +4,15 @@ use anyhow::{Result, ensure};
 use casemate_lab::wire::Exit;
 use casemate_lab::{Access, Drive, Lab, Options};
 
-use crate::demo::house::{LONG, SHORT};
+use crate::demo::house::{self, House, LONG, SHORT};
 use crate::demo::report::Report;
-use crate::demo::{Story, prefix, store};
+use crate::demo::{Story, native, prefix, store};
 use crate::{lab, run};
 
 /// The demo's two VMs and their labels.
 pub(super) const VMS: [(&str, &str); 2] = [("work", "blue"), ("untrusted", "red")];
 /// Where the user's Casemate keeps templates and volumes.
 const DATA: &str = "/home/user/.local/share/casemate";
-/// Boots are slow under emulation, and the screen is the lab's own.
-const SETTINGS: &str = "[start]\ntimeout-s = 600\n\n[compositor]\nbackend = \"kms\"\n";
 /// A hundred megabytes.
 const BULK: usize = 100_000_000;
 
@@ -24,6 +22,10 @@ pub(super) fn build(story: &mut Story, _report: &mut Report) -> Result<String> {
 }
 
 pub(super) fn template(story: &mut Story, _report: &mut Report) -> Result<String> {
+    if story.stage.native() {
+        let how = native::template(&story.prefix)?;
+        return Ok(format!("{} {how}", store::TEMPLATE));
+    }
     let (image, how) = store::image(&story.prefix)?;
     story.store = Some(image);
     Ok(format!("{} {how}", store::TEMPLATE))
@@ -48,12 +50,8 @@ pub(super) fn lab(story: &mut Story, _report: &mut Report) -> Result<String> {
     let lab = Lab::start_image(&image, &options)?;
     lab.mount("store", DATA, "rw,noatime")?;
     lab.text("root", &["chown", "-R", "user:user", "/home/user"])?;
-    lab.put(
-        "user",
-        "/home/user/.config/casemate/casemate.toml",
-        "0644",
-        SETTINGS,
-    )?;
+    let settings = house::settings(story.stage);
+    House { lab: &lab }.put(house::SETTINGS, settings.as_bytes())?;
     let kernel = lab.text("user", &["uname", "-r"])?;
     let boot = lab.boot_time().as_secs_f64();
     story.lab = Some(lab);
@@ -61,6 +59,20 @@ pub(super) fn lab(story: &mut Story, _report: &mut Report) -> Result<String> {
         "Linux {} under {how:?}, up in {boot:.1} s",
         kernel.trim()
     ))
+}
+
+/// Takes this machine instead of a lab.
+pub(super) fn here(story: &mut Story, _report: &mut Report) -> Result<String> {
+    let lab = native::start(&story.prefix, story.stage)?;
+    let kernel = lab.text("user", &["uname", "-r"])?;
+    let place = format!(
+        "Linux {} with its own KVM, home {}, compositor {}",
+        kernel.trim(),
+        lab.home(),
+        story.stage.backend()
+    );
+    story.lab = Some(lab);
+    Ok(place)
 }
 
 pub(super) fn create(story: &mut Story, _report: &mut Report) -> Result<String> {
@@ -130,8 +142,8 @@ pub(super) fn command(story: &mut Story, _report: &mut Report) -> Result<String>
 pub(super) fn stream(story: &mut Story, _report: &mut Report) -> Result<String> {
     let house = story.house()?;
     let line = format!(
-        "set -e; cd /tmp; head -c {BULK} /dev/urandom > bulk; casemate run work -- cat < bulk > back; \
-         cmp bulk back; sha256sum < back; rm bulk back"
+        "set -e; folder=$(mktemp -d); cd $folder; head -c {BULK} /dev/urandom > bulk; \
+         casemate run work -- cat < bulk > back; cmp bulk back; sha256sum < back; rm -r $folder"
     );
     let began = std::time::Instant::now();
     let output = house

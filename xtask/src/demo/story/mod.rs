@@ -7,22 +7,34 @@ mod life;
 mod windows;
 
 use super::Step;
+use super::stage::Stage;
 
-pub(super) fn steps() -> Vec<Step> {
+pub(super) fn steps(stage: Stage) -> Vec<Step> {
     let need = |name, work| Step {
         name,
         essential: true,
+        hands: false,
         work,
     };
     let show = |name, work| Step {
         name,
         essential: false,
+        hands: false,
         work,
+    };
+    // What needs a person's keys and clicks, which the demo makes itself where it can.
+    let act = |name, work| Step {
+        hands: true,
+        ..show(name, work)
     };
     vec![
         need("build the programs", life::build),
         need("build the template", life::template),
-        need("boot the lab", life::lab),
+        if stage.native() {
+            need("take this machine", life::here)
+        } else {
+            need("boot the lab", life::lab)
+        },
         need("create work and untrusted", life::create),
         need("start both VMs", life::start),
         show("run a command in work", life::command),
@@ -31,10 +43,10 @@ pub(super) fn steps() -> Vec<Step> {
             "a terminal of work, a GTK 4 program of untrusted",
             windows::show,
         ),
-        show("a typed line reaches work alone", windows::typed),
-        show("a file crosses when the person allows it", files::asked),
+        act("a typed line reaches work alone", windows::typed),
+        act("a file crosses when the person allows it", files::asked),
         show("a file that policy denies does not cross", files::denied),
-        show("a document in a disposable", endure::disposable),
+        act("a document in a disposable", endure::disposable),
         show(
             "writes outside /home are gone after a restart",
             endure::restart,

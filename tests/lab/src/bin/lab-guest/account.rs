@@ -1,4 +1,4 @@
-//! How a program comes to run as one of the lab's accounts, with the environment of a login.
+//! How a program comes to run as one of the lab's accounts, with the environment of a login; or as our own.
 
 use std::fs;
 use std::process::Command;
@@ -7,13 +7,26 @@ use anyhow::{Context as _, Result};
 
 use casemate_lab::wire::Spawn;
 
+use super::serve::Place;
+
 /// What a test brings comes first, so that it runs its own programs.
 const PATH: &str =
     "/payload/bin:/payload:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The command that runs `spawn`.
-pub(crate) fn command(spawn: &Spawn) -> Result<Command> {
+pub(crate) fn command(spawn: &Spawn, place: Place) -> Result<Command> {
     let (program, arguments) = spawn.argv.split_first().context("no program was named")?;
+    if place == Place::Here {
+        // The test has set our own environment and folder as programs shall have them.
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .envs(spawn.env.iter().map(|(name, value)| (name, value)));
+        if let Some(folder) = &spawn.cwd {
+            command.current_dir(folder);
+        }
+        return Ok(command);
+    }
     let (uid, home) = entry(&spawn.user)?;
     let mut command = if spawn.user == "root" {
         Command::new(program)

@@ -1,6 +1,9 @@
 //! `lab-guest`: process 1 of the lab. It collects orphans, and a second copy of it (`serve`) runs
 //! what the test asks for over the virtio port. When the server ends, the lab is switched off.
 //!
+//! `lab-guest here` does the same on the machine of the test: the channel is its standard input, and at
+//! the end it ends what is left of the programs it started.
+//!
 //! It is part of the test bench, not of Casemate: it runs anything it is told, as anyone.
 #![expect(
     clippy::print_stderr,
@@ -8,16 +11,22 @@
 )]
 
 mod account;
+mod descendants;
 mod serve;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use rustix::process::{WaitOptions, wait};
 use rustix::system::{RebootCommand, reboot};
 
+use serve::Place;
+
 fn main() -> ExitCode {
-    let serving = std::env::args().nth(1).as_deref() == Some("serve");
-    let result = if serving { serve::run() } else { collect() };
+    let result = match std::env::args().nth(1).as_deref() {
+        Some("serve") => serve::run(Place::Lab),
+        Some("serve-here") => serve::run(Place::Here),
+        Some("here") => here(),
+        _ => lab(),
+    };
     if let Err(error) = result {
         eprintln!("lab-guest: {error:#}");
         return ExitCode::FAILURE;
@@ -25,16 +34,15 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The work of process 1: nobody else collects a daemon whose parent has gone, and a dead process
-/// that nobody collects looks alive to whoever asks for it by number.
-fn collect() -> anyhow::Result<()> {
-    let server = Command::new("/proc/self/exe").arg("serve").spawn()?.id();
-    while let Ok(ended) = wait(WaitOptions::empty()) {
-        let ended = ended.and_then(|(pid, _)| u32::try_from(pid.as_raw_nonzero().get()).ok());
-        if ended == Some(server) {
-            break;
-        }
-    }
+/// The work of process 1.
+fn lab() -> anyhow::Result<()> {
+    descendants::collect_until_end_of("serve")?;
     reboot(RebootCommand::PowerOff)?;
     Ok(())
+}
+
+fn here() -> anyhow::Result<()> {
+    descendants::adopt()?;
+    descendants::collect_until_end_of("serve-here")?;
+    descendants::end()
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Sender};
@@ -30,17 +31,33 @@ struct Running {
     stdin: Option<Sender<Vec<u8>>>,
 }
 
-pub(crate) fn run() -> Result<()> {
-    let mut input = open_port()?;
+/// Where programs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the lab, as its accounts.
+    Lab,
+    /// On the test's own machine, as its account.
+    Here,
+}
+
+pub(crate) fn run(place: Place) -> Result<()> {
+    let mut input = match place {
+        Place::Lab => open_port()?,
+        Place::Here => File::from(std::io::stdin().as_fd().try_clone_to_owned()?),
+    };
     let port = Arc::new(Mutex::new(input.try_clone()?));
     let uptime = fs::read_to_string("/proc/uptime")?;
     let uptime = uptime.split(' ').next().unwrap_or_default().parse()?;
     send(&port, &Frame::json(Kind::Ready, 0, &Ready { uptime }));
     let mut programs: HashMap<u32, Running> = HashMap::new();
     loop {
-        let frame = Frame::read(&mut input).context("the test has gone")?;
+        let frame = match Frame::read(&mut input) {
+            // Here, the end of the channel is how a test ends.
+            Err(_) if place == Place::Here => return Ok(()),
+            frame => frame.context("the test has gone")?,
+        };
         match frame.kind {
-            Kind::Spawn => match start(&frame, &port) {
+            Kind::Spawn => match start(&frame, &port, place) {
                 Ok(running) => {
                     programs.insert(frame.process, running);
                 }
@@ -90,10 +107,10 @@ fn open_port() -> Result<File> {
     anyhow::bail!("no virtio port has the name {PORT}")
 }
 
-fn start(frame: &Frame, port: &Port) -> Result<Running> {
+fn start(frame: &Frame, port: &Port, place: Place) -> Result<Running> {
     let process = frame.process;
     let spawn = frame.parse()?;
-    let mut child = account::command(&spawn)?
+    let mut child = account::command(&spawn, place)?
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
