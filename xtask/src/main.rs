@@ -1,4 +1,4 @@
-//! Tasks of the repository: `cargo xtask setup | ci | test | tidy | lab | demo`. One file per task.
+//! Tasks of the repository: `cargo xtask setup | ci | test | tidy | lab | demo | fuzz`. One file per task.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -7,6 +7,7 @@
 
 mod ci;
 mod demo;
+mod fuzz;
 mod lab;
 mod run;
 mod setup;
@@ -34,6 +35,7 @@ enum Task {
     Tidy,
     Lab(lab::Arguments),
     Demo(demo::Arguments),
+    Fuzz(fuzz::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run().map(done),
         Task::Lab(arguments) => lab::run(arguments),
         Task::Demo(arguments) => demo::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments).map(done),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
