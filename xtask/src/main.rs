@@ -1,10 +1,11 @@
-//! Tasks of the repository: `cargo xtask setup | ci | test | tidy | lab | demo | fuzz`. One file per task.
+//! Tasks of the repository: `cargo xtask setup | ci | test | tidy | lab | demo | fuzz | bench`. One file per task.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "it speaks to a person at a terminal"
 )]
 
+mod bench;
 mod ci;
 mod demo;
 mod fuzz;
@@ -36,6 +37,7 @@ enum Task {
     Lab(lab::Arguments),
     Demo(demo::Arguments),
     Fuzz(fuzz::Arguments),
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Task::Lab(arguments) => lab::run(arguments),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments).map(done),
+        Task::Bench(arguments) => bench::run(&arguments).map(done),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
