@@ -2,34 +2,87 @@
 
 use std::{env, ffi::OsString, path::PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::{
     boot,
-    rpc::{account, control::Calls, local, transport::Transport},
+    rpc::{
+        account,
+        control::Calls,
+        local,
+        settings::{Settings, split},
+        transport::Transport,
+        vchan::Vchan,
+    },
     services::Service,
     tools::{client, qvm},
 };
 
 /// Casemate's agent in a VM.
 #[derive(Debug, Parser)]
-#[command(name = "casemate-agent", version, about)]
+#[command(
+    name = "casemate-agent",
+    version,
+    about,
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Options {
+    #[command(flatten)]
+    daemon: DaemonOptions,
     #[command(subcommand)]
-    verb: Verb,
+    verb: Option<Verb>,
+}
+
+/// How the agent serves; all have defaults for a VM.
+#[derive(Debug, Args)]
+pub(crate) struct DaemonOptions {
+    /// Unix sockets DIR/vchan.SERVER.CLIENT.PORT.sock instead of vsock.
+    #[arg(long, value_name = "DIR", requires = "domain")]
+    vchan_dir: Option<PathBuf>,
+    /// This VM's domain number among those sockets.
+    #[arg(long, value_name = "ID", requires = "vchan_dir")]
+    domain: Option<u32>,
+    /// Unix sockets DIR/PORT.sock of the host instead of vsock, for tests.
+    #[arg(long, value_name = "DIR", conflicts_with = "vchan_dir")]
+    connect_dir: Option<PathBuf>,
+    /// Socket for programs of this VM.
+    #[arg(long, alias = "socket", value_name = "PATH", default_value = local::SOCKET)]
+    agent_socket: PathBuf,
+    /// Directories of services, first match wins; QREXEC_SERVICE_PATH or the usual ones when absent.
+    #[arg(long, value_name = "DIR:DIR")]
+    rpc_path: Option<String>,
+    /// Directories of their configurations; QUBES_RPC_CONFIG_PATH or the usual ones when absent.
+    #[arg(long, value_name = "DIR:DIR")]
+    rpc_config_path: Option<String>,
+    /// Account that DEFAULT stands for.
+    #[arg(long, value_name = "NAME", default_value = account::DEFAULT_USER)]
+    user: String,
+}
+
+impl DaemonOptions {
+    fn settings(self) -> Settings {
+        let transport = match (self.vchan_dir.zip(self.domain), self.connect_dir) {
+            (Some((dir, domain)), _) => Transport::Vchan(Vchan::new(dir, domain)),
+            (None, Some(dir)) => Transport::Directory(dir),
+            (None, None) => Transport::Vsock,
+        };
+        let mut settings = Settings::new(transport, self.agent_socket);
+        if let Some(path) = self.rpc_path {
+            settings.services = split(&path);
+        }
+        if let Some(path) = self.rpc_config_path {
+            settings.configs = split(&path);
+        }
+        settings.user = self.user;
+        settings
+    }
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Serves calls of the host and of other VMs; never returns.
-    Daemon {
-        /// Unix sockets DIR/PORT.sock instead of vsock, for tests.
-        #[arg(long, value_name = "DIR")]
-        connect_dir: Option<PathBuf>,
-        /// Socket for programs of this VM.
-        #[arg(long, default_value = local::SOCKET)]
-        socket: PathBuf,
-    },
+    Daemon(DaemonOptions),
     /// Sets this VM's name from the kernel command line.
     Identity,
     /// Formats a new private volume and mounts it on /rw and /home.
@@ -136,15 +189,11 @@ fn with_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
 impl Options {
     /// Does what was asked; the number is the exit status.
     pub(crate) fn run(self) -> anyhow::Result<u8> {
-        match self.verb {
-            Verb::Daemon {
-                connect_dir,
-                socket,
-            } => {
-                let calls = Calls::new(connect_dir.map_or(Transport::Vsock, Transport::Directory));
-                local::listen(&socket, std::sync::Arc::clone(&calls))?;
-                calls.run();
-            }
+        let Some(verb) = self.verb else {
+            return daemon(self.daemon);
+        };
+        match verb {
+            Verb::Daemon(options) => daemon(options),
             Verb::Identity => boot::identity::run().map(|()| 0),
             Verb::MountPrivate => boot::private::run().map(|()| 0),
             Verb::WindowMemory { user } => boot::window_memory::run(&user).map(|()| 0),
@@ -165,6 +214,14 @@ impl Options {
             Verb::RunVm { target, line } => qvm::run(&target, &line),
         }
     }
+}
+
+fn daemon(options: DaemonOptions) -> anyhow::Result<u8> {
+    let settings = options.settings();
+    let socket = settings.agent_socket.clone();
+    let calls = Calls::new(settings);
+    local::listen(&socket, std::sync::Arc::clone(&calls))?;
+    calls.run()
 }
 
 #[cfg(test)]

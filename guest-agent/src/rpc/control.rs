@@ -22,7 +22,8 @@ use super::{
     data::invalid,
     prepare::prepare,
     serve::{serve, start},
-    transport::Transport,
+    settings::Settings,
+    transport::ControlPort,
 };
 
 /// Most calls served at once, as many as there are data ports.
@@ -54,7 +55,7 @@ struct Control {
 /// The agent's calls in both directions. Shared by the control thread, the local clients and the service threads;
 /// each lock is held for one map operation or one frame.
 pub(crate) struct Calls {
-    transport: Transport,
+    settings: Settings,
     control: Mutex<Option<Control>>,
     /// Told when `control` is there.
     connected: Condvar,
@@ -68,9 +69,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Calls {
-    pub(crate) fn new(transport: Transport) -> Arc<Self> {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new(Self {
-            transport,
+            settings,
             control: Mutex::new(None),
             connected: Condvar::new(),
             waiting: Mutex::new(HashMap::new()),
@@ -83,8 +84,9 @@ impl Calls {
     pub(crate) fn run(self: &Arc<Self>) -> ! {
         let (shortest, longest) = PAUSES;
         let mut pause = shortest;
+        let mut port = self.settings.transport.control();
         loop {
-            match self.session() {
+            match self.session(&mut port) {
                 Ok(()) => {
                     tracing::info!("the control stream ended");
                     pause = shortest;
@@ -99,8 +101,8 @@ impl Calls {
         }
     }
 
-    fn session(self: &Arc<Self>) -> io::Result<()> {
-        let mut stream = self.transport.connect(limits::CONTROL_PORT)?;
+    fn session(self: &Arc<Self>, port: &mut ControlPort<'_>) -> io::Result<()> {
+        let mut stream = port.open()?;
         let mut hello = Vec::new();
         ToBroker::Hello(Version::OURS.number())
             .encode(Version::OLDEST, &mut hello)
@@ -168,8 +170,8 @@ impl Calls {
     }
 
     fn one_call(&self, place: ExecParams, line: &CommandLine, detached: bool) -> io::Result<()> {
-        let stream = self.transport.connect_announced(place.port)?;
-        let prepared = prepare(line);
+        let stream = self.settings.transport.service_end(place)?;
+        let prepared = prepare(line, &self.settings);
         if detached {
             start(stream, prepared)
         } else {

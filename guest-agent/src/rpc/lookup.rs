@@ -1,17 +1,6 @@
 //! Finding the program behind a service name (specification of qrexec, 1.5) and its configuration (1.6).
 
-use std::{
-    env, fs, io,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
-
-/// Where services are looked for, first match wins.
-const SERVICE_PATH: &str = "/run/qubes-rpc:/usr/local/etc/qubes-rpc:/etc/qubes-rpc";
-
-/// Where configurations are looked for.
-const CONFIG_PATH: &str =
-    "/run/qubes/rpc-config:/usr/local/etc/qubes/rpc-config:/etc/qubes/rpc-config";
+use std::{fs, io, os::unix::fs::PermissionsExt, path::PathBuf};
 
 /// Why there is no program to run.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,9 +21,8 @@ pub(crate) struct ServiceConfig {
 }
 
 /// The program for `full` (`service+argument` or `service`).
-pub(crate) fn find_service(full: &str) -> Result<PathBuf, LookupError> {
-    let path = env::var("QREXEC_SERVICE_PATH").unwrap_or_else(|_| SERVICE_PATH.to_owned());
-    let program = find(&path, full)?.ok_or(LookupError::Missing)?;
+pub(crate) fn find_service(dirs: &[PathBuf], full: &str) -> Result<PathBuf, LookupError> {
+    let program = find(dirs, full)?.ok_or(LookupError::Missing)?;
     let metadata =
         fs::metadata(&program).map_err(|error| LookupError::Broken(error.to_string()))?;
     if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
@@ -47,9 +35,8 @@ pub(crate) fn find_service(full: &str) -> Result<PathBuf, LookupError> {
 }
 
 /// The configuration for `full`, the default one when there is none.
-pub(crate) fn find_config(full: &str) -> Result<ServiceConfig, LookupError> {
-    let path = env::var("QUBES_RPC_CONFIG_PATH").unwrap_or_else(|_| CONFIG_PATH.to_owned());
-    let Some(file) = find(&path, full)? else {
+pub(crate) fn find_config(dirs: &[PathBuf], full: &str) -> Result<ServiceConfig, LookupError> {
+    let Some(file) = find(dirs, full)? else {
         return Ok(ServiceConfig::default());
     };
     let text = fs::read_to_string(&file)
@@ -58,7 +45,7 @@ pub(crate) fn find_config(full: &str) -> Result<ServiceConfig, LookupError> {
 }
 
 /// `svc+arg` in every directory, only then `svc` in every directory.
-fn find(path: &str, full: &str) -> Result<Option<PathBuf>, LookupError> {
+fn find(dirs: &[PathBuf], full: &str) -> Result<Option<PathBuf>, LookupError> {
     let service = full.split('+').next().unwrap_or(full);
     // A call without an argument looks for `svc+` first.
     let specific = if full.contains('+') {
@@ -67,8 +54,8 @@ fn find(path: &str, full: &str) -> Result<Option<PathBuf>, LookupError> {
         format!("{full}+")
     };
     for name in [specific.as_str(), service] {
-        for dir in path.split(':').filter(|dir| !dir.is_empty()) {
-            let candidate = Path::new(dir).join(name);
+        for dir in dirs {
+            let candidate = dir.join(name);
             match fs::metadata(&candidate) {
                 Ok(_) => return Ok(Some(candidate)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -150,7 +137,7 @@ mod tests {
         fs::write(first.join("test.Svc"), "").unwrap();
         fs::write(second.join("test.Svc+arg"), "").unwrap();
         fs::write(second.join("test.Svc+"), "").unwrap();
-        let path = format!("{}:{}", first.display(), second.display());
+        let path = [first.clone(), second.clone()];
         assert_eq!(
             find(&path, "test.Svc+arg").unwrap(),
             Some(second.join("test.Svc+arg"))
@@ -164,7 +151,7 @@ mod tests {
             Some(second.join("test.Svc+"))
         );
         assert_eq!(find(&path, "test.None").unwrap(), None);
-        let through_a_file = format!("{}", first.join("test.Svc").display());
+        let through_a_file = [first.join("test.Svc")];
         assert!(matches!(
             find(&through_a_file, "x"),
             Err(LookupError::Broken(_))

@@ -7,7 +7,9 @@ pub(crate) mod local;
 pub(crate) mod lookup;
 mod prepare;
 pub(crate) mod serve;
+pub(crate) mod settings;
 pub(crate) mod transport;
+pub(crate) mod vchan;
 
 #[cfg(test)]
 mod tests;

@@ -5,9 +5,10 @@ use std::{ffi::OsStr, fmt::Display, os::unix::ffi::OsStrExt, process::Command};
 use casemate_qrexec_wire::{CommandLine, Execute, RequestedTarget, Work};
 
 use super::{
-    account::{Account, DEFAULT_USER},
+    account::Account,
     lookup::{LookupError, find_config, find_service},
     serve::{NO_SERVICE, TROUBLE},
+    settings::Settings,
 };
 
 /// Makes the command of a call: a line for the account's shell, or a service with its environment (specification of
@@ -15,11 +16,11 @@ use super::{
 ///
 /// # Errors
 /// The exit code of a call that cannot be served.
-pub(crate) fn prepare(line: &CommandLine) -> Result<Command, i32> {
+pub(crate) fn prepare(line: &CommandLine, settings: &Settings) -> Result<Command, i32> {
     let execute = Execute::parse(line).map_err(|error| trouble(&error))?;
     match execute.work {
         Work::Shell(line) => {
-            let account = account(&execute.user)?;
+            let account = account(&execute.user, settings)?;
             let mut command = account.command(&account.shell());
             command.arg("-c").arg(OsStr::from_bytes(&line));
             Ok(command)
@@ -28,11 +29,19 @@ pub(crate) fn prepare(line: &CommandLine) -> Result<Command, i32> {
             call,
             source,
             target,
-        } => service(&execute.user, execute.nogui, &call, &source, target),
+        } => service(
+            settings,
+            &execute.user,
+            execute.nogui,
+            &call,
+            &source,
+            target,
+        ),
     }
 }
 
 fn service(
+    settings: &Settings,
     user: &str,
     nogui: bool,
     call: &str,
@@ -43,9 +52,9 @@ fn service(
         LookupError::Missing => NO_SERVICE,
         LookupError::Broken(what) => trouble(&what),
     };
-    let program = find_service(call).map_err(code)?;
-    let config = find_config(call).map_err(code)?;
-    let account = account(config.force_user.as_deref().unwrap_or(user))?;
+    let program = find_service(&settings.services, call).map_err(code)?;
+    let config = find_config(&settings.configs, call).map_err(code)?;
+    let account = account(config.force_user.as_deref().unwrap_or(user), settings)?;
     if config.wait_for_session && !nogui {
         crate::services::session::wait();
     }
@@ -59,7 +68,9 @@ fn service(
     command
         .env("QREXEC_SERVICE_FULL_NAME", call)
         .env("QREXEC_REMOTE_DOMAIN", source)
-        .env("QREXEC_AGENT_PID", std::process::id().to_string());
+        .env("QREXEC_AGENT_PID", std::process::id().to_string())
+        .envs(settings.transport.environment())
+        .env("CASEMATE_AGENT_SOCKET", &settings.agent_socket);
     match target {
         None => command.env("QREXEC_REQUESTED_TARGET_TYPE", ""),
         Some(RequestedTarget { kind, target }) => {
@@ -76,9 +87,9 @@ fn service(
     Ok(command)
 }
 
-fn account(user: &str) -> Result<Account, i32> {
+fn account(user: &str, settings: &Settings) -> Result<Account, i32> {
     let name = if user == "DEFAULT" {
-        DEFAULT_USER
+        &settings.user
     } else {
         user
     };

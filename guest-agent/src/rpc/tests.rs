@@ -19,6 +19,7 @@ use super::{
     control::Calls,
     data::{DataReader, DataWriter, open},
     local,
+    settings::Settings,
     transport::Transport,
 };
 
@@ -34,7 +35,10 @@ impl Host {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("512.sock")).unwrap();
-        let calls = Calls::new(Transport::Directory(dir.path().to_owned()));
+        let calls = Calls::new(Settings::new(
+            Transport::Directory(dir.path().to_owned()),
+            dir.path().join("agent"),
+        ));
         local::listen(&dir.path().join("agent"), Arc::clone(&calls)).unwrap();
         thread::spawn(move || calls.run());
         let (control, _) = listener.accept().unwrap();

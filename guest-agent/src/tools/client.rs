@@ -55,11 +55,8 @@ pub(crate) fn call(target: &str, service: &str, program: &[String]) -> anyhow::R
         let _ = writeln!(io::stderr(), "Request refused");
         return Ok(REFUSED);
     }
-    let port = ExecParams::decode(accepted).port;
-    let transport = env::var_os("CASEMATE_PORT_DIRECTORY")
-        .map_or(Transport::Vsock, |dir| Transport::Directory(dir.into()));
-    let stream = transport
-        .connect_announced(port)
+    let stream = Transport::from_environment()
+        .client_end(ExecParams::decode(accepted))
         .context("the call was allowed, but its stream cannot be reached")?;
     let code = with_streams(stream, program);
     // Kept until now: its end tells the agent that the call is over.
