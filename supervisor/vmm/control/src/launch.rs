@@ -4,6 +4,7 @@ use casemate_vm::{Mebibytes, VmId, VmName};
 use serde::{Deserialize, Serialize};
 
 use crate::LinkKind;
+use crate::network::Network;
 
 /// Everything a VM is built from. Written once by the supervisor, read once by the vmm before it jails itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,12 @@ pub struct Launch {
     pub initrd: i32,
     /// Block devices in guest order (vda, vdb, ...).
     pub disks: Vec<Disk>,
+    /// Network devices in guest order; none is the default.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+    /// Whether the guest has a balloon, to give memory back by itself and when asked.
+    #[serde(default)]
+    pub balloon: bool,
     /// Descriptor of the window memory: a sealed memfd, a power of two and a multiple of 1 MiB long.
     pub window_memory: Option<i32>,
     /// Descriptor of the console log, read-write; its format is [`crate::ring_log`].

@@ -15,8 +15,11 @@ use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
 use super::{MAX_SEGMENTS, View};
 
-/// Ranges per call: every segment, and a few more for those that straddle two regions of guest memory.
-const MAX_RANGES: usize = MAX_SEGMENTS + 16;
+/// Most ranges of the host's own memory that go before a view.
+const MAX_PREFIX: usize = 2;
+
+/// Ranges per call: every segment, a few more for those that straddle two regions of guest memory, and the prefix.
+const MAX_RANGES: usize = MAX_SEGMENTS + 16 + MAX_PREFIX;
 
 /// Reads from `file` at `offset`; 0 is its end.
 ///
@@ -77,12 +80,58 @@ pub fn send(socket: &impl AsFd, memory: &GuestMemoryMmap, from: View<'_>) -> io:
     })
 }
 
+/// Like [`send`], with bytes of ours in front: what was checked must not be read from guest memory a second time.
+///
+/// # Errors
+/// Like [`send`]. A packet socket takes everything or nothing.
+pub fn send_after(
+    socket: &impl AsFd,
+    prefix: [&[u8]; MAX_PREFIX],
+    memory: &GuestMemoryMmap,
+    from: View<'_>,
+) -> io::Result<usize> {
+    call_after(socket.as_fd(), prefix, memory, from, |socket, ranges| {
+        let message = message(ranges);
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: `message` names only `ranges`, valid for reads while `memory` and `prefix` are borrowed, see `call`.
+        unsafe { libc::sendmsg(socket, &raw const message, flags) }
+    })
+}
+
+/// Writes to a descriptor that takes a frame per call, bytes of ours in front.
+///
+/// # Errors
+/// The kernel's.
+pub fn write_after(
+    file: &impl AsFd,
+    prefix: [&[u8]; MAX_PREFIX],
+    memory: &GuestMemoryMmap,
+    from: View<'_>,
+) -> io::Result<usize> {
+    call_after(file.as_fd(), prefix, memory, from, |file, ranges| {
+        // SAFETY: `ranges` are valid for reads while `memory` and `prefix` are borrowed, see `call`.
+        unsafe { libc::writev(file, ranges.as_ptr(), count(ranges)) }
+    })
+}
+
+fn call(
+    descriptor: BorrowedFd<'_>,
+    memory: &GuestMemoryMmap,
+    view: View<'_>,
+    action: impl FnMut(i32, &[libc::iovec]) -> isize,
+) -> io::Result<usize> {
+    call_after(descriptor, [&[]; MAX_PREFIX], memory, view, action)
+}
+
 /// Runs `action` on the host addresses of a view, again when a signal interrupted it.
 ///
 /// The ranges given to `action` lie in guest memory mappings of the stated lengths, which stay mapped while
 /// `memory` is borrowed; the view was checked when it was loaded, and is looked up again here.
-fn call(
+///
+/// `action` may write to the ranges of the view only; those of `prefix` come first and are read-only.
+fn call_after(
     descriptor: BorrowedFd<'_>,
+    prefix: [&[u8]; MAX_PREFIX],
     memory: &GuestMemoryMmap,
     view: View<'_>,
     mut action: impl FnMut(i32, &[libc::iovec]) -> isize,
@@ -93,6 +142,14 @@ fn call(
     };
     let mut ranges = [empty; MAX_RANGES];
     let mut used = 0_usize;
+    let own = prefix.into_iter().filter(|part| !part.is_empty());
+    for (place, part) in ranges.iter_mut().zip(own) {
+        *place = libc::iovec {
+            iov_base: part.as_ptr().cast_mut().cast(),
+            iov_len: part.len(),
+        };
+        used = used.saturating_add(1);
+    }
     for slice in slices(memory, view) {
         let slice = slice?;
         let Some(place) = ranges.get_mut(used) else {

@@ -190,7 +190,7 @@ impl<'a> View<'a> {
     }
 
     /// The ranges, in order.
-    fn ranges(self) -> impl Iterator<Item = (GuestAddress, usize)> + use<'a> {
+    pub(crate) fn ranges(self) -> impl Iterator<Item = (GuestAddress, usize)> + use<'a> {
         let mut skip = self.skip;
         let mut left = self.len;
         self.segments.iter().map_while(move |segment| {

@@ -28,7 +28,7 @@ pub trait Interrupt: Send + Sync {
 pub struct Activation {
     /// Guest memory.
     pub memory: Memory,
-    /// One per entry of [`VirtioDevice::queue_sizes`], in that order, checked to lie in guest memory.
+    /// The first [`VirtioDevice::queues_needed`] of [`VirtioDevice::queue_sizes`], in that order, checked to lie in guest memory.
     pub queues: Vec<ActiveQueue>,
     /// Negotiated features: a subset of those offered, VERSION_1 always among them.
     pub features: u64,
@@ -73,6 +73,11 @@ pub trait VirtioDevice: Send {
 
     /// The largest size of each queue, in order: powers of two of at most [`super::MAX_QUEUE_SIZE`]. Constant.
     fn queue_sizes(&self) -> &[u16];
+
+    /// How many of the queues, from the first, a driver that negotiated `features` has to set up: all, by default.
+    fn queues_needed(&self, _features: u64) -> usize {
+        self.queue_sizes().len()
+    }
 
     /// Features offered. The transport adds VERSION_1; RING_EVENT_IDX and RING_INDIRECT_DESC are the device's choice,
     /// and the transport switches a queue to event indexes when they were negotiated. Constant.

@@ -10,12 +10,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Interrupt, Memory};
 
 /// Largest queue: bounds the work of one turn and the requests in flight, which a guest could otherwise drive to 32768.
 pub const MAX_QUEUE_SIZE: u16 = 256;
+
+/// Layout of the used ring (virtio 1.2, 2.7.8): where its entries begin, and the length of one.
+const USED_ENTRIES: u64 = 4;
+const USED_ENTRY: u64 = 8;
 
 /// One descriptor chain. Iterating ends early and silently where a descriptor is malformed; an indirect table may
 /// hold up to 65535 entries, so a device bounds how many it takes.
@@ -91,6 +96,39 @@ impl ActiveQueue {
         self.queue
             .add_used(memory.as_ref(), head, written)
             .map_err(QueueError)
+    }
+
+    /// Gives several chains back at once, in this order: the driver sees all of them or none. Signal it afterwards with
+    /// [`ActiveQueue::notify`] **and** [`Interrupt::signal`] when there were several: event indexes count the last only.
+    ///
+    /// # Errors
+    /// [`QueueError`] when the used ring cannot be written.
+    pub fn complete_together(
+        &mut self,
+        memory: &Memory,
+        chains: &[(u16, u32)],
+    ) -> Result<(), QueueError> {
+        let Some(((last, written), before)) = chains.split_last() else {
+            return Ok(());
+        };
+        let size = self.queue.size();
+        let mut place = self.queue.next_used();
+        for (head, written) in before {
+            let index = place.checked_rem(size).unwrap_or(0);
+            let entry = (USED_ENTRIES)
+                .saturating_add(u64::from(index).saturating_mul(USED_ENTRY))
+                .checked_add(self.queue.used_ring())
+                .ok_or(QueueError(virtio_queue::Error::AddressOverflow))?;
+            let [h0, h1] = head.to_le_bytes();
+            let [w0, w1, w2, w3] = written.to_le_bytes();
+            memory
+                .write_slice(&[h0, h1, 0, 0, w0, w1, w2, w3], GuestAddress(entry))
+                .map_err(|error| QueueError(virtio_queue::Error::GuestMemory(error)))?;
+            place = place.wrapping_add(1);
+        }
+        // The ring's index moves once, after everything was written.
+        self.queue.set_next_used(place);
+        self.complete(memory, *last, *written)
     }
 
     /// Signals the driver if it wants to hear of the chains completed since the last call.

@@ -24,7 +24,9 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::virtio_ids::{VIRTIO_ID_BLOCK, VIRTIO_ID_CONSOLE, VIRTIO_ID_VSOCK};
+use virtio_bindings::virtio_ids::{
+    VIRTIO_ID_BLOCK, VIRTIO_ID_CONSOLE, VIRTIO_ID_NET, VIRTIO_ID_VSOCK,
+};
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -194,7 +196,8 @@ impl VirtioPci {
         let lease = interrupt::Lease::new();
         let memory = &self.services.memory;
         let mut queues = Vec::new();
-        for (index, kick) in self.kicks.iter().enumerate() {
+        let needed = lock(&self.device).queues_needed(self.common.features());
+        for (index, kick) in self.kicks.iter().take(needed).enumerate() {
             let Some(queue) = self.common.queue(index, memory) else {
                 break;
             };
@@ -205,10 +208,10 @@ impl VirtioPci {
                 interrupt: Arc::new(QueueInterrupt::new(&self.interrupts, &lease, index)),
             });
         }
-        if queues.len() != self.kicks.len() {
+        if queues.len() != needed {
             return Err(ActivateError::Queues {
                 got: queues.len(),
-                expected: self.kicks.len(),
+                expected: needed,
             });
         }
         let activation = Activation {
@@ -420,6 +423,7 @@ fn set_length(body: &mut [u8]) {
 
 fn class(device_type: u32) -> u32 {
     match device_type {
+        VIRTIO_ID_NET => 0x02_00_00,
         VIRTIO_ID_BLOCK => 0x01_80_00,
         VIRTIO_ID_CONSOLE => 0x07_80_00,
         VIRTIO_ID_VSOCK => 0x02_80_00,
