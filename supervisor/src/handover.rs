@@ -85,6 +85,8 @@ pub(crate) fn describe(
         window_memory: Some(files.add(ends.window_memory)),
         console_log: files.add(ends.console_log),
         control: files.add(ends.control),
+        networks: Vec::new(),
+        balloon: true,
         links: vec![
             LaunchLink {
                 kind: LinkKind::Rpc,

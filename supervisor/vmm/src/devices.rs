@@ -9,10 +9,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use casemate_devices::balloon::Balloon;
 use casemate_devices::blk::{Access, Block, Disk, Overlay, RawDisk, Serial as DiskSerial};
 use casemate_devices::bus::{Bus, BusDevice};
 use casemate_devices::console::{Console, ConsoleSink, RingFile};
 use casemate_devices::event_loop::EventLoop;
+use casemate_devices::net::{Net, Wire};
 use casemate_devices::pci::{ConfigPorts, Ecam, PciFunction, PciRoot};
 use casemate_devices::rng::{MonotonicClock, Rng};
 use casemate_devices::serial::Serial;
@@ -21,7 +23,7 @@ use casemate_devices::vsock::{GuestCid, Vsock, VsockHandle};
 use casemate_devices::window_memory::WindowMemory;
 use casemate_link::PacketSocket;
 use casemate_vm::VmId;
-use casemate_vmm_control::LinkKind;
+use casemate_vmm_control::{LinkKind, MacAddress};
 
 use crate::inherited::{self, DiskFiles, InheritedDisk};
 use crate::jail::ThreadClass;
@@ -37,6 +39,10 @@ pub(crate) struct Peripherals {
     pub(crate) id: VmId,
     /// In guest order.
     pub(crate) disks: Vec<InheritedDisk>,
+    /// Network devices, in guest order.
+    pub(crate) networks: Vec<(MacAddress, Wire)>,
+    /// Whether the guest may give memory back; never with an assigned device.
+    pub(crate) balloon: bool,
     /// The memfd shared with the compositor.
     pub(crate) window_memory: Option<OwnedFd>,
     /// Where the consoles print.
@@ -86,6 +92,13 @@ pub(crate) fn assemble(
         let block = open_disk(disk).with_context(|| format!("disk {name}"))?;
         add_virtio(&root, block, &disk_loop, &services)?;
         disk_loops.push(disk_loop);
+    }
+    for (mac, wire) in peripherals.networks {
+        add_virtio(&root, Net::new(mac, wire), main_loop, &services)?;
+    }
+    if peripherals.balloon {
+        let balloon = Balloon::new().context("balloon")?;
+        add_virtio(&root, balloon, main_loop, &services)?;
     }
     let rng = Rng::new(Box::new(MonotonicClock::new())).context("random number device")?;
     add_virtio(&root, rng, main_loop, &services)?;

@@ -11,8 +11,11 @@ use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
+use casemate_devices::net::Wire;
 use casemate_link::PacketSocket;
-use casemate_vmm_control::{Disk, DiskFormat, Launch, LinkKind, MAX_LAUNCH, decode};
+use casemate_vmm_control::{
+    Disk, DiskFormat, Launch, LinkKind, MAX_LAUNCH, MacAddress, Network, WireFile, decode,
+};
 use kvm_ioctls::Kvm;
 use rustix::io::FdFlags;
 
@@ -50,6 +53,7 @@ pub(crate) struct Inherited {
     pub(crate) kernel: OwnedFd,
     pub(crate) initrd: OwnedFd,
     pub(crate) disks: Vec<InheritedDisk>,
+    pub(crate) networks: Vec<(MacAddress, Wire)>,
     pub(crate) window_memory: Option<OwnedFd>,
     pub(crate) console_log: OwnedFd,
     pub(crate) control: OwnedFd,
@@ -85,6 +89,11 @@ impl Inherited {
                 .disks
                 .iter()
                 .map(|disk| claims.disk(disk))
+                .collect::<Result<_>>()?,
+            networks: launch
+                .networks
+                .iter()
+                .map(|network| claims.network(network))
                 .collect::<Result<_>>()?,
             window_memory: launch
                 .window_memory
@@ -138,6 +147,17 @@ impl Claims {
             read_only: disk.read_only,
             files,
         })
+    }
+
+    fn network(&mut self, network: &Network) -> Result<(MacAddress, Wire)> {
+        let wire = match network.wire {
+            WireFile::Cable { file } => Wire::cable(self.take(file, "network cable")?),
+            WireFile::Stream { file } => Wire::stream(self.take(file, "network stream")?),
+            WireFile::Tap { file } => {
+                Wire::tap(self.take(file, "tap device")?).context("cannot use the tap device")?
+            }
+        };
+        Ok((network.mac, wire))
     }
 
     /// Closes whatever else the parent left open, known to it or not.

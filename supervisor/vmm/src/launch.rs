@@ -100,6 +100,8 @@ fn run_inside(
     let peripherals = Peripherals {
         id: launch.id,
         disks: inherited.disks,
+        networks: inherited.networks,
+        balloon: launch.balloon,
         window_memory: inherited.window_memory,
         console_log: inherited.console_log,
         links: inherited.links,

@@ -139,6 +139,7 @@ pub(crate) struct Activated {
     event_loop: EventLoop,
     subscriber: SubscriberId,
     kicks: Vec<EventFd>,
+    features: u64,
 }
 
 /// Entries of every queue of [`Activated`].
@@ -154,6 +155,11 @@ pub(crate) const INDIRECT: u16 = 4;
 
 impl Activated {
     pub(crate) fn new(device: Arc<Mutex<dyn VirtioDevice>>) -> Self {
+        Self::with_features(device, 0)
+    }
+
+    /// With these features negotiated, VERSION_1 besides; event indexes are not, whatever they say.
+    pub(crate) fn with_features(device: Arc<Mutex<dyn VirtioDevice>>, features: u64) -> Self {
         let event_loop = EventLoop::new().expect("epoll");
         let subscriber = event_loop.add(Arc::clone(&device));
         let mut activated = Self {
@@ -163,6 +169,7 @@ impl Activated {
             event_loop,
             subscriber,
             kicks: Vec::new(),
+            features: (features | 1 << 32) & !(1 << 29),
         };
         activated.activate();
         activated
@@ -170,7 +177,7 @@ impl Activated {
 
     fn activate(&mut self) {
         let mut device = lock(&self.device);
-        let count = device.queue_sizes().len();
+        let count = device.queues_needed(self.features);
         self.kicks = (0..count)
             .map(|_| EventFd::new(EFD_NONBLOCK).expect("eventfd"))
             .collect();
@@ -182,7 +189,7 @@ impl Activated {
         let activation = Activation {
             memory: self.memory.clone(),
             queues: queues.collect(),
-            features: 1 << 32,
+            features: self.features,
         };
         let mut registrar = self.event_loop.registrar(self.subscriber);
         device
@@ -241,6 +248,11 @@ impl Activated {
     /// Kicks a queue and runs the loop until nothing is ready.
     pub(crate) fn kick(&self, queue: usize) {
         self.kicks[queue].write(1).expect("not full");
+        self.rest();
+    }
+
+    /// Runs the loop until nothing is ready.
+    pub(crate) fn rest(&self) {
         for _ in 0..1000 {
             if self.event_loop.run_ready().expect("epoll") == 0 {
                 return;

@@ -9,7 +9,15 @@
 //! then interrupt state. The thread of an [`event_loop::EventLoop`] starts at the device, so that a slow disk
 //! never blocks a vCPU that masks an interrupt.
 #![deny(missing_docs)]
-#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::panic))]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::panic,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 pub mod bus;
 pub mod event_loop;
@@ -17,8 +25,10 @@ pub mod pci;
 pub mod scatter;
 pub mod virtio;
 
+pub mod balloon;
 pub mod blk;
 pub mod console;
+pub mod net;
 pub mod rng;
 pub mod serial;
 pub mod vsock;

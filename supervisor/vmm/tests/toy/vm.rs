@@ -72,6 +72,8 @@ impl Parts {
             window_memory: Some(self.window.as_raw_fd()),
             console_log: self.log.as_raw_fd(),
             control: self.listener.as_raw_fd(),
+            networks: Vec::new(),
+            balloon: false,
             links: Vec::new(),
             kvm: None,
         }

@@ -100,6 +100,8 @@ fn launch() -> Result<Launch, Box<dyn Error>> {
         window_memory: Some(15),
         console_log: 16,
         control: 17,
+        networks: Vec::new(),
+        balloon: true,
         links: vec![LaunchLink {
             kind: LinkKind::Rpc,
             file: 18,
