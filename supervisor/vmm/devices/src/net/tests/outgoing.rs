@@ -2,6 +2,8 @@
 
 use super::*;
 
+type HeaderRow<'a> = (&'a str, [u8; 12], &'a [u8], u64, Option<[u8; 12]>);
+
 #[test]
 fn headers_are_checked_and_written_anew() {
     const T4: u16 = 0x0800;
@@ -16,7 +18,7 @@ fn headers_are_checked_and_written_anew() {
     let good = [54, 1448, 34, 16];
     let all = 0;
     // Header, frame, features left out, and the header that arrives; none is lost as a bad header.
-    let rows: &[(&str, [u8; 12], &[u8], u64, Option<[u8; 12]>)] = &[
+    let rows: &[HeaderRow<'_>] = &[
         ("plain", PLAIN, &plain, all, Some(PLAIN)),
         (
             "num_buffers",
