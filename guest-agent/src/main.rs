@@ -15,11 +15,16 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .without_time()
         .init();
-    match options::parse().run() {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
+    let options = match options::parse() {
+        Ok(options) => options,
+        Err(code) => return ExitCode::from(code),
+    };
+    let failure = options.failure();
+    options.run().map_or_else(
+        |error| {
             tracing::error!("{error:#}");
-            ExitCode::from(1)
-        }
-    }
+            ExitCode::from(failure)
+        },
+        ExitCode::from,
+    )
 }

@@ -1,7 +1,13 @@
 //! The command lines: subcommands of `casemate-agent`, and the names of the reference by which it may be called.
 
-use std::{env, ffi::OsString, path::PathBuf};
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, Write},
+    path::PathBuf,
+};
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
@@ -15,7 +21,10 @@ use crate::{
         vchan::Vchan,
     },
     services::Service,
-    tools::{client, qvm},
+    tools::{
+        client::{self, CallOptions},
+        qvm,
+    },
 };
 
 /// Casemate's agent in a VM.
@@ -97,13 +106,6 @@ enum Verb {
         #[command(subcommand)]
         service: Service,
     },
-    /// Becomes an account and runs a command in place of this process.
-    #[command(hide = true)]
-    AsAccount {
-        name: String,
-        #[arg(trailing_var_arg = true, required = true)]
-        command: Vec<String>,
-    },
     /// Sends files as a copy stream on stdout.
     #[command(hide = true)]
     SendFiles {
@@ -113,13 +115,15 @@ enum Verb {
     /// Calls a service in another VM; exit code 126 when refused.
     #[command(name = "qrexec-client-vm")]
     ClientVm {
+        #[command(flatten)]
+        options: CallOptions,
         /// VM, or a keyword such as @default or @dispvm.
         target: String,
         /// SERVICE or SERVICE+ARGUMENT.
         service: String,
         /// Program whose stdout is the call's input and whose stdin is its output.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        program: Vec<String>,
+        program: Vec<OsString>,
     },
     /// Copies files to a VM that the host's prompt asks for.
     #[command(name = "qvm-copy")]
@@ -170,9 +174,31 @@ const NAMES: &[&str] = &[
     "qvm-run-vm",
 ];
 
-/// Reads the command line; wrong ones end the process with a usage message.
-pub(crate) fn parse() -> Options {
-    Options::parse_from(with_subcommand(env::args_os().collect()))
+/// Exit code of a wrong command line.
+const USAGE: u8 = 2;
+
+/// Reads the command line.
+///
+/// # Errors
+/// The exit status of one that is wrong, or that only asks for help; the person has been told.
+pub(crate) fn parse() -> Result<Options, u8> {
+    let arguments = with_subcommand(env::args_os().collect());
+    Options::try_parse_from(arguments).map_err(|error| {
+        let text = error.render().to_string();
+        if error.use_stderr() {
+            // One line, though what is missing and how to use it stand on several.
+            let mut paragraphs = text
+                .split("\n\n")
+                .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+            let what = paragraphs.next().unwrap_or_default();
+            let usage = paragraphs.find(|paragraph| paragraph.starts_with("Usage:"));
+            let _ = writeln!(io::stderr(), "{what}; {}", usage.unwrap_or_default());
+            USAGE
+        } else {
+            let _ = write!(io::stdout(), "{text}");
+            0
+        }
+    })
 }
 
 /// `qvm-copy x` is `casemate-agent qvm-copy x`.
@@ -187,6 +213,14 @@ fn with_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
 }
 
 impl Options {
+    /// The exit status of a failure of ours: a call's own codes must not be mistaken for it.
+    pub(crate) fn failure(&self) -> u8 {
+        match self.verb {
+            Some(Verb::ClientVm { .. } | Verb::RunVm { .. }) => 125,
+            _ => 1,
+        }
+    }
+
     /// Does what was asked; the number is the exit status.
     pub(crate) fn run(self) -> anyhow::Result<u8> {
         let Some(verb) = self.verb else {
@@ -198,13 +232,13 @@ impl Options {
             Verb::MountPrivate => boot::private::run().map(|()| 0),
             Verb::WindowMemory { user } => boot::window_memory::run(&user).map(|()| 0),
             Verb::Service { service } => service.run(),
-            Verb::AsAccount { name, command } => account::run_as(&name, &command).map(|()| 0),
             Verb::SendFiles { files } => qvm::send_files(&files),
             Verb::ClientVm {
+                options,
                 target,
                 service,
                 program,
-            } => client::call(&target, &service, &program),
+            } => client::call(&options, &target, &service, &program),
             Verb::Copy { files } => qvm::copy("@default", &files, false),
             Verb::Move { files } => qvm::copy("@default", &files, true),
             Verb::CopyToVm { target, files } => qvm::copy(&target, &files, false),
@@ -220,6 +254,7 @@ fn daemon(options: DaemonOptions) -> anyhow::Result<u8> {
     let settings = options.settings();
     let socket = settings.agent_socket.clone();
     let calls = Calls::new(settings);
+    calls.take_signals().context("cannot take signals")?;
     local::listen(&socket, std::sync::Arc::clone(&calls))?;
     calls.run()
 }

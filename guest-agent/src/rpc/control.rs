@@ -20,9 +20,11 @@ use casemate_qrexec_wire::{
 
 use super::{
     data::invalid,
-    prepare::prepare,
+    prepare::Kitchen,
+    relay::Lingering,
     serve::{serve, start},
     settings::Settings,
+    signals::Switches,
     transport::ControlPort,
 };
 
@@ -55,7 +57,8 @@ struct Control {
 /// The agent's calls in both directions. Shared by the control thread, the local clients and the service threads;
 /// each lock is held for one map operation or one frame.
 pub(crate) struct Calls {
-    settings: Settings,
+    kitchen: Kitchen,
+    switches: Arc<Switches>,
     control: Mutex<Option<Control>>,
     /// Told when `control` is there.
     connected: Condvar,
@@ -71,7 +74,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Calls {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new(Self {
-            settings,
+            kitchen: Kitchen::new(settings),
+            switches: Arc::default(),
             control: Mutex::new(None),
             connected: Condvar::new(),
             waiting: Mutex::new(HashMap::new()),
@@ -80,20 +84,30 @@ impl Calls {
         })
     }
 
+    /// Takes SIGUSR1 of services; before there are other threads.
+    ///
+    /// # Errors
+    /// When the system gives no signal descriptor.
+    pub(crate) fn take_signals(&self) -> nix::Result<()> {
+        Arc::clone(&self.switches).listen()
+    }
+
     /// Keeps the control stream up for ever.
     pub(crate) fn run(self: &Arc<Self>) -> ! {
+        let calls = Arc::clone(self);
+        thread::spawn(move || calls.kitchen.warm());
         let (shortest, longest) = PAUSES;
         let mut pause = shortest;
-        let mut port = self.settings.transport.control();
+        let mut port = self.kitchen.settings.transport.control();
         loop {
             match self.session(&mut port) {
-                Ok(()) => {
-                    tracing::info!("the control stream ended");
-                    pause = shortest;
-                }
+                Ok(()) => tracing::info!("the control stream ended"),
                 Err(error) => tracing::debug!(%error, "no control stream"),
             }
-            *lock(&self.control) = None;
+            if lock(&self.control).take().is_some() {
+                // There was one: the next will not be long.
+                pause = shortest;
+            }
             // Whoever still waits for an answer would wait for ever.
             lock(&self.waiting).clear();
             thread::sleep(pause);
@@ -161,21 +175,28 @@ impl Calls {
         }
         let calls = Arc::clone(self);
         thread::spawn(move || {
-            if let Err(error) = calls.one_call(place, &line, detached) {
-                tracing::info!(%error, port = place.port, "a call ended early");
-            }
+            let lingering = calls.one_call(place, &line, detached);
             *lock(&calls.serving) -= 1;
             calls.report(place);
+            match lingering {
+                Ok(lingering) => drop(lingering.map(Lingering::drain)),
+                Err(error) => tracing::info!(%error, port = place.port, "a call ended early"),
+            }
         });
     }
 
-    fn one_call(&self, place: ExecParams, line: &CommandLine, detached: bool) -> io::Result<()> {
-        let stream = self.settings.transport.service_end(place)?;
-        let prepared = prepare(line, &self.settings);
+    fn one_call(
+        &self,
+        place: ExecParams,
+        line: &CommandLine,
+        detached: bool,
+    ) -> io::Result<Option<Lingering>> {
+        let stream = self.kitchen.settings.transport.service_end(place)?;
+        let prepare = || self.kitchen.prepare(line);
         if detached {
-            start(stream, prepared)
+            start(stream, prepare).map(|()| None)
         } else {
-            serve(stream, prepared)
+            serve(stream, prepare, &self.switches)
         }
     }
 

@@ -8,17 +8,32 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
+    time::Duration,
 };
 
 use anyhow::Context;
-use casemate_qrexec_wire::{ControlDecoder, ToBroker, Trigger, Version};
+use casemate_qrexec_wire::{
+    ControlDecoder, FrameType, Header, ToBroker, Trigger, Version, limits::MAX_DATA_PORTS,
+};
 
 use super::{control::Calls, data::invalid};
 
 /// Where local clients ask, as in the reference.
 pub(crate) const SOCKET: &str = "/run/qubes/qrexec-agent";
+
+/// Most clients at once, as many as there are data ports: a program that connects and hangs holds no more threads.
+const MAX_CLIENTS: usize = MAX_DATA_PORTS as usize;
+
+/// How long a client may take to say what it wants.
+const REQUEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Pause after a failure to accept, such as when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens for local clients in threads of its own.
 ///
@@ -39,13 +54,24 @@ pub(crate) fn listen(path: &Path, calls: Arc<Calls>) -> anyhow::Result<()> {
     // Any program of the VM may ask; policy judges the VM, not the program.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))
         .context("cannot open the socket to everyone")?;
+    let clients = Arc::new(AtomicUsize::new(0));
     thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let calls = Arc::clone(&calls);
+        loop {
+            let Ok((stream, _)) = listener.accept() else {
+                thread::sleep(ACCEPT_PAUSE);
+                continue;
+            };
+            if clients.fetch_add(1, Ordering::AcqRel) >= MAX_CLIENTS {
+                // Closed at once: the client reads that as refused.
+                clients.fetch_sub(1, Ordering::AcqRel);
+                continue;
+            }
+            let (calls, clients) = (Arc::clone(&calls), Arc::clone(&clients));
             thread::spawn(move || {
                 if let Err(error) = client(stream, &calls) {
                     tracing::info!(%error, "a local client ended early");
                 }
+                clients.fetch_sub(1, Ordering::AcqRel);
             });
         }
     });
@@ -54,17 +80,29 @@ pub(crate) fn listen(path: &Path, calls: Arc<Calls>) -> anyhow::Result<()> {
 
 /// One client: its request goes out, the answer comes back, and the end of its connection ends the call.
 fn client(mut stream: UnixStream, calls: &Calls) -> io::Result<()> {
-    let Some(accepted) = calls.trigger(request(&mut stream)?)?.wait() else {
+    stream.set_read_timeout(Some(REQUEST_WAIT))?;
+    let request = request(&mut stream)?;
+    stream.set_read_timeout(None)?;
+    let Some(accepted) = calls.trigger(request)?.wait() else {
         return Ok(());
     };
-    stream.write_all(&accepted.encode())?;
-    // The client keeps its connection as long as the call lasts and says nothing more; how it ends does not matter.
-    let _ = stream.read(&mut [0]);
+    // A client that has gone meanwhile ends its call by that; the host waits for the word.
+    if stream.write_all(&accepted.encode()).is_ok() {
+        // The client keeps its connection as long as the call lasts and says nothing more; how it ends does not matter.
+        let _ = stream.read(&mut [0]);
+    }
     calls.terminated(accepted)
 }
 
+/// Local clients speak the newest form only, as those of the reference do.
 fn request(stream: &mut UnixStream) -> io::Result<Trigger> {
+    let mut header = [0; Header::LEN];
+    stream.read_exact(&mut header)?;
+    if Header::decode(header).kind != FrameType::TriggerService4 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
     let mut decoder = ControlDecoder::<ToBroker>::without_hello(Version::OURS);
+    decoder.feed(&header);
     let mut buffer = [0; 4096];
     loop {
         match decoder.take().map_err(invalid)? {

@@ -1,13 +1,19 @@
 //! The qrexec agent: one control stream to the broker, one data stream a call, local clients on a socket.
 
 pub(crate) mod account;
+mod config;
 pub(crate) mod control;
 pub(crate) mod data;
+mod identity;
 pub(crate) mod local;
-pub(crate) mod lookup;
+mod login;
+mod lookup;
 mod prepare;
-pub(crate) mod serve;
+mod relay;
+mod serve;
 pub(crate) mod settings;
+mod signals;
+pub(crate) mod tcp;
 pub(crate) mod transport;
 pub(crate) mod vchan;
 

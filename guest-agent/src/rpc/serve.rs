@@ -1,30 +1,25 @@
-//! The service end of one call: a process, and the data stream that stands for its three standard streams.
-//!
-//! Three threads a call, each blocking: data stream to stdin, stdout to data stream, stderr to data stream. A slow
-//! reader at either end therefore stops its writer; nothing is buffered beyond one chunk.
-//!
-//! The order at the end is fixed (specification of qrexec, 1.4): both output streams ended, process reaped, then the
-//! exit code, then the connection is closed.
+//! The service end of one call: starts what serves it and connects it to the data stream.
 
 use std::{
-    io::{self, Read, Write},
-    ops::ControlFlow,
-    os::unix::{
-        net::UnixStream,
-        process::{CommandExt, ExitStatusExt},
+    io::{self, Write},
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt},
     },
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    process::{Child, Command, Stdio},
+    sync::Arc,
     thread,
 };
 
-use casemate_qrexec_wire::DataFrame;
-use rustix::process::{Pid, Signal, kill_process_group};
+use casemate_qrexec_wire::{DataFrame, Version};
+use rustix::event::{EventfdFlags, eventfd};
 
-use super::data::{DataReader, DataWriter, open};
+use super::{
+    data::{invalid, open},
+    prepare::Prepared,
+    relay::{Ends, Input, Lingering, Relay},
+    signals::Switches,
+};
 
 /// Exit code: trouble of ours.
 pub(crate) const TROUBLE: i32 = 125;
@@ -32,53 +27,151 @@ pub(crate) const TROUBLE: i32 = 125;
 /// Exit code: allowed, but there is no such service.
 pub(crate) const NO_SERVICE: i32 = 127;
 
-/// Serves one call on a connected data stream until it is over. `prepared` is the process to run, or the exit code
-/// that says why there is none.
+/// Bytes of output that a process may be ahead of us.
+const PIPE: usize = 256 * 1024;
+
+/// Serves one call on a connected data stream until it is over. `prepare` makes what serves it, or the exit code that
+/// says why there is nothing; it may take its time, the stream has been opened then. The caller drains what is returned
+/// once it has reported the end.
 ///
 /// # Errors
 /// When the other end is lost or breaks the protocol; the process has been told by SIGHUP then.
-pub(crate) fn serve(stream: UnixStream, prepared: Result<Command, i32>) -> io::Result<()> {
-    let (reader, writer) = open(stream)?;
-    let child = prepared.and_then(|mut command| {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        spawn(&mut command)
+pub(crate) fn serve(
+    stream: UnixStream,
+    prepare: impl FnOnce() -> Result<Prepared, i32>,
+    switches: &Switches,
+) -> io::Result<Option<Lingering>> {
+    let (reader, _) = open(stream)?;
+    let (stream, version) = (reader.stream.try_clone()?, reader.version());
+    let mut wish = None;
+    let ends = prepare().and_then(|prepared| match prepared {
+        Prepared::Process {
+            command,
+            switchable,
+        } => process(command, switchable, switches, &mut wish),
+        Prepared::Socket {
+            stream,
+            preamble,
+            on_client_eof,
+            on_service_eof,
+        } => socket(stream, preamble, (on_client_eof, on_service_eof)),
     });
-    match child {
-        Ok(child) => with_child(reader, &writer, child),
-        Err(code) => {
-            let mut scratch = Vec::new();
-            writer.send(DataFrame::Stdout(&[]), &mut scratch)?;
-            writer.send(DataFrame::Stderr(&[]), &mut scratch)?;
-            writer.send(DataFrame::ExitCode(code), &mut scratch)
-        }
+    match ends {
+        Ok(ends) => Relay::new(reader, ends)?.run().map(Some),
+        Err(code) => refuse(&stream, version, code).map(|()| None),
     }
 }
 
-/// Starts a process that nobody waits for and reports only whether it started.
+/// Starts something that nobody waits for and reports only whether it started.
 ///
 /// # Errors
 /// When the other end is lost.
-pub(crate) fn start(stream: UnixStream, prepared: Result<Command, i32>) -> io::Result<()> {
-    let (_reader, writer) = open(stream)?;
-    let started = prepared.and_then(|mut command| {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        spawn(&mut command)
-    });
-    let code = match started {
-        Ok(mut child) => {
+pub(crate) fn start(
+    stream: UnixStream,
+    prepare: impl FnOnce() -> Result<Prepared, i32>,
+) -> io::Result<()> {
+    let (reader, _) = open(stream)?;
+    let started = prepare().and_then(|prepared| match prepared {
+        Prepared::Process { mut command, .. } => {
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            let mut child = spawn(&mut command)?;
             // Reaps it, whenever that is.
             thread::spawn(move || child.wait());
-            0
+            Ok(())
         }
-        Err(code) => code,
+        Prepared::Socket {
+            stream, preamble, ..
+        } => UnixStream::from(stream)
+            .write_all(&preamble)
+            .map_err(trouble),
+    });
+    let code = started.err().unwrap_or(0);
+    send(
+        &reader.stream,
+        reader.version(),
+        &[DataFrame::ExitCode(code)],
+    )
+}
+
+/// A call without a service: both output streams end, then the exit code.
+fn refuse(stream: &UnixStream, version: Version, code: i32) -> io::Result<()> {
+    let frames = [
+        DataFrame::Stdout(&[]),
+        DataFrame::Stderr(&[]),
+        DataFrame::ExitCode(code),
+    ];
+    send(stream, version, &frames)
+}
+
+fn send(mut stream: &UnixStream, version: Version, frames: &[DataFrame<'_>]) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    for frame in frames {
+        frame.encode(version, &mut bytes).map_err(invalid)?;
+    }
+    stream.write_all(&bytes)
+}
+
+fn process<'a>(
+    mut command: Command,
+    switchable: bool,
+    switches: &'a Switches,
+    wish: &mut Option<super::signals::Wish<'a>>,
+) -> Result<Ends, i32> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut ours = None;
+    if switchable {
+        let (one, theirs) = UnixStream::pair().map_err(trouble)?;
+        command.stdin(OwnedFd::from(theirs));
+        ours = Some(OwnedFd::from(one));
+    } else {
+        command.stdin(Stdio::piped());
+    }
+    let (mut child, switch) = if switchable {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let switch = Arc::new(eventfd(0, flags).map_err(trouble)?);
+        let started = switches.start(Arc::clone(&switch), || spawn(&mut command));
+        let (child, known) = started?;
+        *wish = Some(known);
+        (child, Some(switch))
+    } else {
+        (spawn(&mut command)?, None)
     };
-    writer.send(DataFrame::ExitCode(code), &mut Vec::new())
+    // Our copy of the process's end would keep the socket from ending.
+    drop(command);
+    let input = match (ours, child.stdin.take()) {
+        (Some(socket), _) => Input::Socket(socket),
+        (None, Some(pipe)) => Input::Pipe(pipe.into()),
+        (None, None) => Input::Closed,
+    };
+    let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(TROUBLE);
+    };
+    // A kernel that does not grant it moves smaller pieces.
+    let _ = rustix::pipe::fcntl_setpipe_size(&output, PIPE);
+    Ok(Ends {
+        input,
+        output: output.into(),
+        errors: Some(errors.into()),
+        child: Some(child),
+        switch,
+        preamble: Vec::new(),
+        ends_on: (false, false),
+    })
+}
+
+fn socket(stream: OwnedFd, preamble: Vec<u8>, ends_on: (bool, bool)) -> Result<Ends, i32> {
+    Ok(Ends {
+        output: stream.try_clone().map_err(trouble)?,
+        input: Input::Socket(stream),
+        errors: None,
+        child: None,
+        switch: None,
+        preamble,
+        ends_on,
+    })
 }
 
 /// In a process group of its own, so that a lost caller ends the whole pipeline.
@@ -89,81 +182,7 @@ fn spawn(command: &mut Command) -> Result<Child, i32> {
     })
 }
 
-fn with_child(reader: DataReader, writer: &DataWriter, mut child: Child) -> io::Result<()> {
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let over = Arc::new(AtomicBool::new(false));
-    let feeder = {
-        let over = Arc::clone(&over);
-        thread::spawn(move || {
-            if feed(reader, stdin).is_err() && !over.load(Ordering::Acquire) {
-                // The caller is gone: what it started has nobody to work for.
-                if let Some(group) = group {
-                    let _ = kill_process_group(group, Signal::HUP);
-                }
-            }
-        })
-    };
-    let drains = [
-        drain(stdout, writer, |bytes| DataFrame::Stdout(bytes)),
-        drain(stderr, writer, |bytes| DataFrame::Stderr(bytes)),
-    ];
-    let status = child.wait()?;
-    let mut result = Ok(());
-    for drained in drains {
-        result = result.and(
-            drained
-                .join()
-                .unwrap_or_else(|_| Err(io::ErrorKind::Other.into())),
-        );
-    }
-    result =
-        result.and_then(|()| writer.send(DataFrame::ExitCode(exit_code(status)), &mut Vec::new()));
-    over.store(true, Ordering::Release);
-    // The feeder may wait for input that never comes.
-    writer.shut();
-    let _ = feeder.join();
-    result
-}
-
-fn exit_code(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
-}
-
-/// Data stream to stdin, until the stream ends. An error means that the caller is lost.
-fn feed(mut reader: DataReader, mut stdin: Option<ChildStdin>) -> io::Result<()> {
-    let ended: Option<()> = reader.each(|frame| {
-        match frame {
-            DataFrame::Stdin([]) => stdin = None,
-            DataFrame::Stdin(bytes) => {
-                if let Some(pipe) = &mut stdin
-                    && pipe.write_all(bytes).is_err()
-                {
-                    // The process reads no more: later input is read and dropped, so that its output still flows.
-                    stdin = None;
-                }
-            }
-            // The reference is lenient here too: meaningless, harmless.
-            DataFrame::Hello(_)
-            | DataFrame::Stdout(_)
-            | DataFrame::Stderr(_)
-            | DataFrame::ExitCode(_) => {}
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    ended.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-}
-
-fn drain<P: Read + Send + 'static>(
-    pipe: Option<P>,
-    writer: &DataWriter,
-    frame: impl for<'a> Fn(&'a [u8]) -> DataFrame<'a> + Send + 'static,
-) -> thread::JoinHandle<io::Result<()>> {
-    let writer = writer.clone();
-    thread::spawn(move || match pipe {
-        Some(mut pipe) => writer.pump(&mut pipe, frame),
-        None => writer.pump(&mut io::empty(), frame),
-    })
+fn trouble(error: impl std::fmt::Display) -> i32 {
+    tracing::warn!(%error, "a call cannot be served");
+    TROUBLE
 }

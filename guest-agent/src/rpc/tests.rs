@@ -11,13 +11,13 @@ use std::{
 };
 
 use casemate_qrexec_wire::{
-    CommandLine, ControlDecoder, DataFrame, ExecParams, Ident, Message, Target, ToAgent, ToBroker,
+    CommandLine, ControlDecoder, ExecParams, FrameType, Ident, Message, Target, ToAgent, ToBroker,
     Trigger, Version,
 };
 
 use super::{
     control::Calls,
-    data::{DataReader, DataWriter, open},
+    data::{DataReader, DataWriter, Piece, open},
     local,
     settings::Settings,
     transport::Transport,
@@ -103,8 +103,7 @@ impl Host {
     /// Runs a call to its end: its output, its errors, its exit code.
     fn run(&mut self, what: &str, input: &'static [u8]) -> (Vec<u8>, Vec<u8>, i32) {
         let (port, mut reader, writer) = self.execute(what);
-        let feeder =
-            thread::spawn(move || writer.pump(&mut &input[..], |bytes| DataFrame::Stdin(bytes)));
+        let feeder = thread::spawn(move || writer.pump(&mut &input[..], FrameType::DataStdin));
         let result = collect(&mut reader);
         // The service may have ended without reading everything.
         let _ = feeder.join().unwrap();
@@ -119,13 +118,13 @@ impl Host {
 fn collect(reader: &mut DataReader) -> (Vec<u8>, Vec<u8>, i32) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let (mut out_ended, mut err_ended) = (false, false);
-    let code = reader.each(|frame| {
-        match frame {
-            DataFrame::Stdout([]) => out_ended = true,
-            DataFrame::Stdout(bytes) => out.extend_from_slice(bytes),
-            DataFrame::Stderr([]) => err_ended = true,
-            DataFrame::Stderr(bytes) => err.extend_from_slice(bytes),
-            DataFrame::ExitCode(code) => return Ok(ControlFlow::Break(code)),
+    let code = reader.each(|piece| {
+        match piece {
+            Piece::End(FrameType::DataStdout) => out_ended = true,
+            Piece::Bytes(FrameType::DataStdout, bytes) => out.extend_from_slice(bytes),
+            Piece::End(FrameType::DataStderr) => err_ended = true,
+            Piece::Bytes(FrameType::DataStderr, bytes) => err.extend_from_slice(bytes),
+            Piece::ExitCode(code) => return Ok(ControlFlow::Break(code)),
             other => panic!("{other:?}"),
         }
         Ok(ControlFlow::Continue(()))
@@ -201,11 +200,10 @@ fn a_lost_caller_ends_what_it_started() {
     let mut host = Host::start();
     let marker = host.dir.path().join("alive");
     let (port, reader, writer) = host.execute(&format!(
-        "touch {0}; trap 'rm {0}; exit' HUP; while :; do sleep 0.05; done",
+        "trap 'rm {0}; exit' HUP; touch {0}; while :; do sleep 0.05; done",
         marker.display()
     ));
     wait_until("the command runs", || marker.exists());
-    writer.shut();
     drop((reader, writer));
     wait_until("the command was told", || !marker.exists());
     assert_eq!(

@@ -1,6 +1,7 @@
 //! `qvm-copy`, `qvm-move`, `qvm-copy-to-vm`, `qvm-move-to-vm`, `qvm-open-in-vm`, `qvm-open-in-dvm`, `qvm-run-vm`.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{self, IsTerminal, Write},
     os::fd::AsFd,
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 
-use super::client::call;
+use super::client::{CallOptions, call};
 use crate::{filecopy::send, services::vm_exec::encode};
 
 /// Copies files to a VM that the prompt asks for (`@default`) or that is named. With `remove`, the originals go once
@@ -43,6 +44,7 @@ pub(crate) fn open(target: &str, file: PathBuf) -> anyhow::Result<u8> {
 /// Runs a shell line in another VM.
 pub(crate) fn run(target: &str, line: &str) -> anyhow::Result<u8> {
     call(
+        &CallOptions::default(),
         target,
         &format!("qubes.VMExec+{}", encode(&["/bin/sh", "-c", line])),
         &[],
@@ -50,19 +52,11 @@ pub(crate) fn run(target: &str, line: &str) -> anyhow::Result<u8> {
 }
 
 fn with_sender(target: &str, service: &str, files: &[PathBuf]) -> anyhow::Result<u8> {
-    let mut program = vec![
-        "/proc/self/exe".to_owned(),
-        "send-files".to_owned(),
-        "--".to_owned(),
-    ];
-    for file in files {
-        program.push(
-            file.to_str()
-                .context("a file's name is not valid UTF-8")?
-                .to_owned(),
-        );
-    }
-    call(target, service, &program)
+    let mut program: Vec<OsString> = ["/proc/self/exe", "send-files", "--"]
+        .map(Into::into)
+        .into();
+    program.extend(files.iter().map(OsString::from));
+    call(&CallOptions::default(), target, service, &program)
 }
 
 /// Wrong names are told before anybody is asked anything.
