@@ -20,10 +20,10 @@ use crate::{
         transport::Transport,
         vchan::Vchan,
     },
-    services::Service,
+    services::{Service, keys},
     tools::{
         client::{self, CallOptions},
-        qvm,
+        pdf, qvm,
     },
 };
 
@@ -109,9 +109,28 @@ enum Verb {
     /// Sends files as a copy stream on stdout.
     #[command(hide = true)]
     SendFiles {
+        #[arg(long)]
+        quiet: bool,
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Sends a document on stdout, makes a plain one of the pages on stdin.
+    #[command(hide = true)]
+    PdfPages { file: PathBuf },
+    /// Listens where programs look for an agent of keys and makes a call of each connection.
+    KeysProxy {
+        /// Where to listen, such as $SSH_AUTH_SOCK.
+        #[arg(long, value_name = "PATH")]
+        listen: PathBuf,
+        /// VM with the keys.
+        #[arg(long, default_value = "@default")]
+        target: String,
+        /// qubes.SshAgent or qubes.Gpg.
+        service: String,
+    },
+    /// Makes a plain PDF of one that nobody trusts, drawn in a disposable.
+    #[command(name = "qvm-convert-pdf")]
+    ConvertPdf { file: PathBuf },
     /// Calls a service in another VM; exit code 126 when refused.
     #[command(name = "qrexec-client-vm")]
     ClientVm {
@@ -128,18 +147,27 @@ enum Verb {
     /// Copies files to a VM that the host's prompt asks for.
     #[command(name = "qvm-copy")]
     Copy {
+        /// Show no progress.
+        #[arg(long)]
+        without_progress: bool,
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
     /// Moves files to a VM that the host's prompt asks for.
     #[command(name = "qvm-move")]
     Move {
+        /// Show no progress.
+        #[arg(long)]
+        without_progress: bool,
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
     /// Copies files to a named VM.
     #[command(name = "qvm-copy-to-vm")]
     CopyToVm {
+        /// Show no progress.
+        #[arg(long)]
+        without_progress: bool,
         target: String,
         #[arg(required = true)]
         files: Vec<PathBuf>,
@@ -147,6 +175,9 @@ enum Verb {
     /// Moves files to a named VM.
     #[command(name = "qvm-move-to-vm")]
     MoveToVm {
+        /// Show no progress.
+        #[arg(long)]
+        without_progress: bool,
         target: String,
         #[arg(required = true)]
         files: Vec<PathBuf>,
@@ -159,7 +190,20 @@ enum Verb {
     OpenInDvm { file: PathBuf },
     /// Runs a shell line in another VM.
     #[command(name = "qvm-run-vm")]
-    RunVm { target: String, line: String },
+    RunVm {
+        /// In a fresh disposable; the first word is the command then.
+        #[arg(long)]
+        dispvm: bool,
+        /// Without waiting for the session.
+        #[arg(short = 'G', long)]
+        no_gui: bool,
+        /// Wait for the session first.
+        #[arg(short = 'g', long, conflicts_with = "no_gui")]
+        gui: bool,
+        /// VM, then a shell line, or a command and its arguments.
+        #[arg(required = true, trailing_var_arg = true, value_name = "VM COMMAND")]
+        words: Vec<String>,
+    },
 }
 
 /// Names by which the program may be called directly.
@@ -172,6 +216,7 @@ const NAMES: &[&str] = &[
     "qvm-open-in-vm",
     "qvm-open-in-dvm",
     "qvm-run-vm",
+    "qvm-convert-pdf",
 ];
 
 /// Exit code of a wrong command line.
@@ -232,20 +277,43 @@ impl Options {
             Verb::MountPrivate => boot::private::run().map(|()| 0),
             Verb::WindowMemory { user } => boot::window_memory::run(&user).map(|()| 0),
             Verb::Service { service } => service.run(),
-            Verb::SendFiles { files } => qvm::send_files(&files),
+            Verb::PdfPages { file } => pdf::pages(&file),
+            Verb::KeysProxy {
+                listen,
+                target,
+                service,
+            } => keys::proxy(&listen, &target, &service),
+            Verb::ConvertPdf { file } => pdf::convert(&file),
+            Verb::SendFiles { files, quiet } => qvm::send_files(&files, quiet),
             Verb::ClientVm {
                 options,
                 target,
                 service,
                 program,
             } => client::call(&options, &target, &service, &program),
-            Verb::Copy { files } => qvm::copy("@default", &files, false),
-            Verb::Move { files } => qvm::copy("@default", &files, true),
-            Verb::CopyToVm { target, files } => qvm::copy(&target, &files, false),
-            Verb::MoveToVm { target, files } => qvm::copy(&target, &files, true),
+            Verb::Copy {
+                files,
+                without_progress,
+            } => qvm::copy("@default", &files, false, without_progress),
+            Verb::Move {
+                files,
+                without_progress,
+            } => qvm::copy("@default", &files, true, without_progress),
+            Verb::CopyToVm {
+                target,
+                files,
+                without_progress,
+            } => qvm::copy(&target, &files, false, without_progress),
+            Verb::MoveToVm {
+                target,
+                files,
+                without_progress,
+            } => qvm::copy(&target, &files, true, without_progress),
             Verb::OpenInVm { target, file } => qvm::open(&target, file),
             Verb::OpenInDvm { file } => qvm::open("@dispvm", file),
-            Verb::RunVm { target, line } => qvm::run(&target, &line),
+            Verb::RunVm {
+                dispvm, gui, words, ..
+            } => qvm::run(dispvm, gui, &words),
         }
     }
 }

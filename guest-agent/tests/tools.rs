@@ -187,7 +187,7 @@ fn wrong_commands_are_one_line_and_have_their_codes() {
         (&["qvm-copy-to-vm", "work"], 2, "Usage: "),
         (&["qvm-move", "/no/such/file"], 1, "/no/such/file"),
         (&["qvm-open-in-vm", "work"], 2, "Usage: "),
-        (&["qvm-run-vm", "work"], 2, "Usage: "),
+        (&["qvm-run-vm", "work"], 125, "no command"),
         (&["no-such-verb"], 2, "no-such-verb"),
     ] {
         let (text, got) = run(agent.tool(arguments));

@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use rustix::mount::{MountFlags, mount, mount_bind};
 
 /// The second disk of every VM.
-const DEVICE: &str = "/dev/vdb";
+pub(crate) const DEVICE: &str = "/dev/vdb";
 
 /// How much of a volume must be zero for it to count as new: more than any file system's first signature lies in.
 const NEW: usize = 128 * 1024;

@@ -134,6 +134,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_we_ship_is_understood() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/guest-files/rpc-config");
+        for file in std::fs::read_dir(dir).unwrap() {
+            let path = file.unwrap().path();
+            let config = ServiceConfig::parse(&std::fs::read_to_string(&path).unwrap());
+            assert_ne!(config, Ok(ServiceConfig::default()), "{}", path.display());
+            assert!(config.is_ok(), "{}: {config:?}", path.display());
+        }
+    }
+
+    #[test]
     fn configurations() {
         let full = "# c\r\nforce-user = 'root' # why\nwait-for-session=1\nunknown = 5\n\n";
         let expected = ServiceConfig {

@@ -4,8 +4,14 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+mod appmenus;
+mod clock;
+mod disk;
 pub(crate) mod filecopy;
+mod image;
+pub(crate) mod keys;
 pub(crate) mod open_in_vm;
+pub(crate) mod pdf;
 pub(crate) mod session;
 pub(crate) mod start_app;
 pub(crate) mod vm_exec;
@@ -36,6 +42,30 @@ pub(crate) enum Service {
         #[arg(allow_hyphen_values = true)]
         command: String,
     },
+    /// Lists the applications of this VM.
+    #[command(name = "qubes.GetAppmenus")]
+    GetAppmenus,
+    /// Writes an image of this VM as plain pixels; its name comes on stdin.
+    #[command(name = "qubes.GetImageRGBA")]
+    GetImageRgba,
+    /// Sets the clock to the date on stdin.
+    #[command(name = "qubes.SetDateTime")]
+    SetDateTime,
+    /// Lets another VM use the keys of this account's ssh agent.
+    #[command(name = "qubes.SshAgent")]
+    SshAgent,
+    /// Lets another VM use the keys of this account's gpg agent.
+    #[command(name = "qubes.Gpg")]
+    Gpg,
+    /// Turns the document on stdin into plain pixels.
+    #[command(name = "qubes.PdfConvert")]
+    PdfConvert,
+    /// Grows the file system of a volume that has grown.
+    #[command(name = "qubes.ResizeDisk")]
+    ResizeDisk {
+        /// `private`.
+        volume: String,
+    },
     /// Returns when windows can be shown.
     #[command(name = "qubes.WaitForSession")]
     WaitForSession,
@@ -49,6 +79,13 @@ impl Service {
             Self::OpenInVm => open_in_vm::run(),
             Self::StartApp { name } => start_app::run(&name),
             Self::VmExec { command } => vm_exec::run(&command),
+            Self::GetAppmenus => appmenus::run(),
+            Self::GetImageRgba => image::run(),
+            Self::SetDateTime => clock::set(),
+            Self::SshAgent => keys::ssh_agent(),
+            Self::Gpg => keys::gpg_agent(),
+            Self::PdfConvert => pdf::run(),
+            Self::ResizeDisk { volume } => disk::run(&volume),
             Self::WaitForSession => {
                 session::wait();
                 Ok(0)

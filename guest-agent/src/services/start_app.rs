@@ -18,12 +18,7 @@ pub(crate) fn run(name: &str) -> anyhow::Result<u8> {
         !name.is_empty() && !name.contains('/'),
         "'{name}' cannot name an application"
     );
-    let dirs = [
-        home()?.join(".local/share/applications"),
-        "/usr/local/share/applications".into(),
-        "/usr/share/applications".into(),
-    ];
-    let (path, text) = find(&dirs, name)
+    let (path, text) = find(&directories(&home()?), name)
         .with_context(|| format!("there is no application '{name}' in this VM"))?;
     let words = command_of(&text).with_context(|| format!("{} has no command", path.display()))?;
     let (program, arguments) = words
@@ -32,6 +27,15 @@ pub(crate) fn run(name: &str) -> anyhow::Result<u8> {
     session::wait();
     Err(Command::new(program).args(arguments).exec())
         .with_context(|| format!("cannot run {program}"))
+}
+
+/// Where desktop entries lie, the account's own first.
+pub(super) fn directories(home: &Path) -> [PathBuf; 3] {
+    [
+        home.join(".local/share/applications"),
+        "/usr/local/share/applications".into(),
+        "/usr/share/applications".into(),
+    ]
 }
 
 fn find(dirs: &[PathBuf], name: &str) -> Option<(PathBuf, String)> {

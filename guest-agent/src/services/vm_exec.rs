@@ -1,6 +1,11 @@
 //! `qubes.VMExec`: a command as the argument of a call, so that policy can judge it.
 
-use std::{fmt::Write, os::unix::process::CommandExt, process::Command};
+use std::{
+    ffi::OsString,
+    fmt::Write,
+    os::unix::{ffi::OsStringExt, process::CommandExt},
+    process::Command,
+};
 
 use anyhow::Context;
 
@@ -9,7 +14,7 @@ pub(crate) fn run(argument: &str) -> anyhow::Result<u8> {
     let words = decode(argument).context("the command is not encoded as qubes.VMExec wants it")?;
     let (program, arguments) = words.split_first().context("the command is empty")?;
     Err(Command::new(program).args(arguments).exec())
-        .with_context(|| format!("cannot run {program}"))
+        .with_context(|| format!("cannot run {}", program.display()))
 }
 
 /// Words joined by `+`; letters, digits, `.` and `_` as they are, `-` doubled, every other byte as `-XX`.
@@ -35,7 +40,7 @@ pub(crate) fn encode(words: &[&str]) -> String {
 }
 
 /// The words of an encoded command.
-fn decode(argument: &str) -> Option<Vec<String>> {
+fn decode(argument: &str) -> Option<Vec<OsString>> {
     let mut words = Vec::new();
     for encoded in argument.split('+') {
         let mut word = Vec::new();
@@ -45,17 +50,29 @@ fn decode(argument: &str) -> Option<Vec<String>> {
                 b'-' => match bytes.next()? {
                     b'-' => word.push(b'-'),
                     high => {
-                        let digits = [high, bytes.next()?];
-                        word.push(u8::from_str_radix(str::from_utf8(&digits).ok()?, 16).ok()?);
+                        word.push(digit(high)? << 4 | digit(bytes.next()?)?);
                     }
                 },
                 b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' => word.push(byte),
                 _ => return None,
             }
         }
-        words.push(String::from_utf8(word).ok()?);
+        // No argument of a program can hold a NUL.
+        if word.contains(&0) {
+            return None;
+        }
+        words.push(OsString::from_vec(word));
     }
     Some(words)
+}
+
+/// A digit as the encoding writes it: there is one way to write each byte, so that policy cannot be evaded by another.
+fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -72,7 +89,10 @@ mod tests {
         ] {
             assert_eq!(decode(&encode(words)).unwrap(), words);
         }
-        for bad in ["-", "-2", "-ZZ", "a b", "a/b", "-+1"] {
+        assert_eq!(decode("-FF").unwrap(), [OsString::from_vec(vec![0xff])]);
+        for bad in [
+            "-", "-2", "-ZZ", "a b", "a/b", "-+1", "-2f", "-00", "a-0", "é",
+        ] {
             assert!(decode(bad).is_none(), "{bad}");
         }
     }

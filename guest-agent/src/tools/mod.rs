@@ -1,4 +1,5 @@
 //! The commands that a person or a script in the VM types, with the reference's names and arguments.
 
 pub(crate) mod client;
+pub(crate) mod pdf;
 pub(crate) mod qvm;

@@ -9,16 +9,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::client::{CallOptions, call};
 use crate::{filecopy::send, services::vm_exec::encode};
 
 /// Copies files to a VM that the prompt asks for (`@default`) or that is named. With `remove`, the originals go once
 /// the whole copy has been confirmed.
-pub(crate) fn copy(target: &str, files: &[PathBuf], remove: bool) -> anyhow::Result<u8> {
+pub(crate) fn copy(
+    target: &str,
+    files: &[PathBuf],
+    remove: bool,
+    quiet: bool,
+) -> anyhow::Result<u8> {
     check(files)?;
-    let code = with_sender(target, "qubes.Filecopy", files)?;
+    let code = with_sender(target, "qubes.Filecopy", files, quiet)?;
     if code == 0 && remove {
         for file in files {
             let is_directory = fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_dir());
@@ -38,23 +43,40 @@ pub(crate) fn copy(target: &str, files: &[PathBuf], remove: bool) -> anyhow::Res
 pub(crate) fn open(target: &str, file: PathBuf) -> anyhow::Result<u8> {
     let files = [file];
     check(&files)?;
-    with_sender(target, "qubes.OpenInVM", &files)
+    with_sender(target, "qubes.OpenInVM", &files, false)
 }
 
-/// Runs a shell line in another VM.
-pub(crate) fn run(target: &str, line: &str) -> anyhow::Result<u8> {
+/// Runs a shell line, or a command with arguments, in another VM or in a fresh disposable.
+pub(crate) fn run(disposable: bool, gui: bool, words: &[String]) -> anyhow::Result<u8> {
+    let (target, words) = match words.split_first() {
+        _ if disposable => ("@dispvm", words),
+        Some((target, words)) => (target.as_str(), words),
+        None => ("", words),
+    };
+    let words: Vec<&str> = match words {
+        [] => bail!("no command was given: qvm-run-vm VM COMMAND"),
+        [line] => vec!["/bin/sh", "-c", line],
+        words => words.iter().map(String::as_str).collect(),
+    };
+    let service = if gui {
+        "qubes.VMExecGUI"
+    } else {
+        "qubes.VMExec"
+    };
     call(
         &CallOptions::default(),
         target,
-        &format!("qubes.VMExec+{}", encode(&["/bin/sh", "-c", line])),
+        &format!("{service}+{}", encode(&words)),
         &[],
     )
 }
 
-fn with_sender(target: &str, service: &str, files: &[PathBuf]) -> anyhow::Result<u8> {
-    let mut program: Vec<OsString> = ["/proc/self/exe", "send-files", "--"]
-        .map(Into::into)
-        .into();
+fn with_sender(target: &str, service: &str, files: &[PathBuf], quiet: bool) -> anyhow::Result<u8> {
+    let mut program: Vec<OsString> = ["/proc/self/exe", "send-files"].map(Into::into).into();
+    if quiet {
+        program.push("--quiet".into());
+    }
+    program.push("--".into());
     program.extend(files.iter().map(OsString::from));
     call(&CallOptions::default(), target, service, &program)
 }
@@ -68,10 +90,10 @@ fn check(files: &[PathBuf]) -> anyhow::Result<()> {
 }
 
 /// The program behind [`with_sender`]: the stream on stdout, the answer on stdin, progress on a terminal.
-pub(crate) fn send_files(files: &[PathBuf]) -> anyhow::Result<u8> {
+pub(crate) fn send_files(files: &[PathBuf], quiet: bool) -> anyhow::Result<u8> {
     let started = Instant::now();
     let mut shown = Instant::now();
-    let visible = io::stderr().is_terminal();
+    let visible = !quiet && io::stderr().is_terminal();
     let mut progress = |sent: u64| {
         if visible && shown.elapsed() > Duration::from_millis(200) {
             shown = Instant::now();
