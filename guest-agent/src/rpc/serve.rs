@@ -27,7 +27,7 @@ pub(crate) const TROUBLE: i32 = 125;
 /// Exit code: allowed, but there is no such service.
 pub(crate) const NO_SERVICE: i32 = 127;
 
-/// Bytes of output that a process may be ahead of us.
+/// Bytes that a process may be ahead of us, or we of it.
 const PIPE: usize = 256 * 1024;
 
 /// Serves one call on a connected data stream until it is over. `prepare` makes what serves it, or the exit code that
@@ -151,6 +151,9 @@ fn process<'a>(
     };
     // A kernel that does not grant it moves smaller pieces.
     let _ = rustix::pipe::fcntl_setpipe_size(&output, PIPE);
+    if let Input::Pipe(pipe) = &input {
+        let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
+    }
     Ok(Ends {
         input,
         output: output.into(),
