@@ -87,6 +87,8 @@ pub(crate) struct Agent {
     pub(crate) control: UnixStream,
     port: u32,
     version: u32,
+    domain: u32,
+    vchan: PathBuf,
     pub(crate) user: String,
 }
 
@@ -101,15 +103,27 @@ impl Agent {
     /// Starts an agent and shakes hands as a host of this version.
     pub(crate) fn start(version: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["rpc", "rpc-config", "vchan"] {
+        let vchan = dir.path().join("vchan");
+        Self::start_in(dir, vchan, version, OWN)
+    }
+
+    /// Starts an agent that is another domain among the same sockets.
+    pub(crate) fn beside(other: &Self, domain: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(dir, other.vchan.clone(), other.version, domain)
+    }
+
+    fn start_in(dir: tempfile::TempDir, vchan: PathBuf, version: u32, domain: u32) -> Self {
+        for name in ["rpc", "rpc-config"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
+        fs::create_dir_all(&vchan).unwrap();
         let who = Command::new("id").arg("-un").output().unwrap();
         let user = String::from_utf8(who.stdout).unwrap().trim().to_owned();
         let child = Command::new(env!("CARGO_BIN_EXE_casemate-agent"))
             .arg("--vchan-dir")
-            .arg(dir.path().join("vchan"))
-            .args(["--domain", &OWN.to_string(), "--user", &user])
+            .arg(&vchan)
+            .args(["--domain", &domain.to_string(), "--user", &user])
             .arg("--agent-socket")
             .arg(dir.path().join("agent"))
             .arg("--rpc-path")
@@ -120,13 +134,15 @@ impl Agent {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let control = connect(&dir.path().join(format!("vchan/vchan.{OWN}.0.512.sock")));
+        let control = connect(&vchan.join(format!("vchan.{domain}.0.512.sock")));
         let mut agent = Self {
             dir,
             child,
             control,
             port: 513,
             version,
+            domain,
+            vchan,
             user,
         };
         agent.greet();
@@ -236,8 +252,8 @@ impl Agent {
         let mut command = Command::new(env!("CARGO_BIN_EXE_casemate-agent"));
         command
             .args(arguments)
-            .env("VCHAN_SOCKET_DIR", self.dir.path().join("vchan"))
-            .env("VCHAN_DOMAIN", OWN.to_string())
+            .env("VCHAN_SOCKET_DIR", &self.vchan)
+            .env("VCHAN_DOMAIN", self.domain.to_string())
             .env("CASEMATE_AGENT_SOCKET", self.dir.path().join("agent"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
