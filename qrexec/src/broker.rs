@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,7 +22,7 @@ use crate::{
     audit::Audit,
     peers::Peers,
     policies::{Broken, Policies},
-    session::{Link, SessionError, Vm},
+    session::{Carrier, Host, SessionError, Streams, Vm},
 };
 
 /// The domain number of the admin side in frames.
@@ -72,9 +72,9 @@ pub(crate) enum AdminCallError {
 }
 
 impl Broker {
-    pub(crate) fn new(runtime: PathBuf, policy: Vec<PathBuf>, audit: Audit) -> Arc<Self> {
+    pub(crate) fn new(peers: Peers, policy: Vec<PathBuf>, audit: Audit) -> Arc<Self> {
         Arc::new(Self {
-            peers: Peers::new(runtime),
+            peers,
             audit,
             policies: Arc::new(Policies::new(policy)),
             vms: Mutex::default(),
@@ -85,8 +85,8 @@ impl Broker {
     }
 
     /// Starts the session of a VM. One of the same name is ended: the supervisor knows which one runs.
-    pub(crate) async fn attach(self: &Arc<Self>, name: VmName, id: VmId, link: Link) {
-        let vm = Vm::start(self, name.clone(), id, self.number(), link);
+    pub(crate) async fn attach(self: &Arc<Self>, name: VmName, id: VmId, carrier: Carrier) {
+        let vm = Vm::start(self, name.clone(), id, self.number(), carrier);
         let old = lock(&self.vms).insert(name, vm);
         if let Some(old) = old {
             old.detach().await;
@@ -163,9 +163,14 @@ impl Broker {
             .await
             .map_err(|_| AdminCallError::NoAgent(name))?
             .map_err(failed)?;
-        let (ours, theirs) = UnixStream::pair()?;
-        let served = vm.serve(ADMIN_DOMAIN, command, theirs.into()).await;
-        let mut leg = served.map_err(failed)?;
+        let (ours, theirs) = vm.ends(Host::Listens)?;
+        let served = vm.serve(ADMIN_DOMAIN, command, Streams::Connected, theirs);
+        let mut leg = served.await.map_err(failed)?;
+        let ours = match (ours, leg.listening.take()) {
+            (Some(ours), _) => ours,
+            (None, Some(listening)) => listening.accept().await?,
+            (None, None) => return Err(failed(SessionError::Gone)),
+        };
         let call = self.number();
         let (running, ends) = watch::channel(());
         lock(&self.calls).insert(call, ends);
@@ -175,7 +180,7 @@ impl Broker {
             lock(&broker.calls).remove(&call);
             drop(running);
         });
-        Ok((call, ours.into()))
+        Ok((call, ours))
     }
 
     /// Returns when a call of the admin side has ended; at once for one that is not known.
@@ -187,7 +192,7 @@ impl Broker {
         }
     }
 
-    fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -10,7 +10,7 @@ use zbus::zvariant::OwnedFd;
 use crate::{
     broker::{AdminCallError, Broker},
     call::DEFAULT_USER,
-    session::Link,
+    session::{Carrier, Link},
 };
 
 /// The name of the admin domain as callers of the reference know it.
@@ -30,7 +30,7 @@ impl QrexecBus {
         let link = Link::new(link.into()).map_err(|error| {
             Error::Usage(format!("the link of '{name}' cannot be used: {error}"))
         })?;
-        self.0.attach(name, VmId(id), link).await;
+        self.0.attach(name, VmId(id), Carrier::Link(link)).await;
         Ok(())
     }
 

@@ -1,7 +1,6 @@
 //! One call of a VM, from its trigger to its end. Runs in a task of its own.
 
 use std::{
-    os::unix::net::UnixStream,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,7 +14,7 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     audit::{Entry, Outcome, shown},
     broker::{AGENT, Broker},
-    session::{Caller, Leg, Slots, Vm},
+    session::{CallEnd, Caller, Host, Leg, Slots, Streams, Vm},
 };
 
 /// The user that stands for a VM's default user.
@@ -373,14 +372,24 @@ impl Call {
             },
         };
         let command = execute.command_line().map_err(|error| error.to_string())?;
-        let (client_end, service_end) = UnixStream::pair().map_err(|error| error.to_string())?;
+        if vm.meets != self.source.meets {
+            return Err("the two VMs are reached by different transports".to_owned());
+        }
+        let ends = vm.ends(Host::StaysOut).map_err(|error| error.to_string())?;
         let service = vm
-            .serve(self.source.id.0, command, service_end.into())
+            .serve(self.source.id.0, command, Streams::Connected, ends.1)
             .await
             .map_err(|error| error.to_string())?;
+        let client_end = ends.0.map_or(
+            CallEnd::Socket {
+                port: Some(service.port),
+                host: Host::StaysOut,
+            },
+            CallEnd::Stream,
+        );
         let connected = self
             .source
-            .connect(caller.clone(), vm.id.0, client_end.into())
+            .connect(caller.clone(), vm.id.0, client_end)
             .await;
         match connected {
             Ok(client) => Ok((service, client)),

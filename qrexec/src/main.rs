@@ -4,25 +4,30 @@
 //! that moment, and then steps aside: data flows between the two VMs' vmms over a socket pair. It opens no disk,
 //! starts no VM by itself and never sees a byte of a call's data.
 
+mod alone;
 mod arguments;
 mod ask;
 mod audit;
 mod broker;
 mod bus;
 mod call;
+mod client;
 mod facts;
 mod limits;
+mod local;
 mod peers;
 mod policies;
+mod run;
 mod sandbox;
 mod serve;
+mod serve_vchan;
 mod session;
 #[cfg(test)]
 mod tests;
+mod vchan;
 
 use std::{io::IsTerminal, process::ExitCode};
 
-use anyhow::{Context, Result};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -35,23 +40,11 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run::run(Arguments::parse()) {
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(client::TROUBLE)
         }
     }
-}
-
-fn run(arguments: &Arguments) -> Result<()> {
-    let Arguments {
-        runtime,
-        policy,
-        state,
-    } = arguments;
-    // Before the runtime starts threads: a thread keeps the rights that it had when the sandbox began.
-    sandbox::enter(runtime, policy, state)?;
-    let executor = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    executor.block_on(serve::serve(runtime, policy, state))
 }

@@ -9,7 +9,7 @@ use casemate_api::{Answer, Bus, Error, Notice, Question};
 use casemate_policy::Facts;
 use casemate_vm::VmName;
 
-use crate::facts;
+use crate::{alone::Alone, facts};
 
 /// How long a short question may take.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -22,19 +22,100 @@ const START: Duration = Duration::from_secs(180);
 #[error("{0}")]
 pub(crate) struct PeerError(String);
 
+impl PeerError {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+/// Who answers for the rest of the house.
+#[derive(Debug)]
+pub(crate) enum Peers {
+    /// The supervisor and the compositor.
+    House(House),
+    /// Nobody: what the command line said.
+    Alone(Alone),
+}
+
 /// How to reach the two.
 #[derive(Debug)]
-pub(crate) struct Peers {
+pub(crate) struct House {
     runtime: PathBuf,
 }
 
 impl Peers {
-    pub(crate) fn new(runtime: PathBuf) -> Self {
-        Self { runtime }
+    /// The supervisor and the compositor that have their sockets below this directory.
+    pub(crate) fn house(runtime: PathBuf) -> Self {
+        Self::House(House { runtime })
     }
 
     /// Facts for policy.
     pub(crate) async fn facts(&self) -> Result<Facts, PeerError> {
+        match self {
+            Self::House(house) => house.facts().await,
+            Self::Alone(alone) => alone.facts(),
+        }
+    }
+
+    /// The label of every VM.
+    pub(crate) async fn labels(&self) -> Result<HashMap<String, String>, PeerError> {
+        match self {
+            Self::House(house) => house.labels().await,
+            Self::Alone(alone) => alone.labels(),
+        }
+    }
+
+    /// Starts a VM unless it runs.
+    pub(crate) async fn start(&self, name: &str) -> Result<(), PeerError> {
+        match self {
+            Self::House(house) => house.start(name).await,
+            // Whether its agent is there shows when it is called.
+            Self::Alone(_) => Ok(()),
+        }
+    }
+
+    /// Makes and starts a disposable for a VM.
+    pub(crate) async fn create_disposable(
+        &self,
+        for_vm: &VmName,
+        template: &str,
+    ) -> Result<VmName, PeerError> {
+        match self {
+            Self::House(house) => house.create_disposable(for_vm, template).await,
+            Self::Alone(_) => Err(PeerError::new(
+                "without a supervisor there are no disposables",
+            )),
+        }
+    }
+
+    /// Ends a disposable.
+    pub(crate) async fn destroy_disposable(&self, name: &VmName) -> Result<(), PeerError> {
+        match self {
+            Self::House(house) => house.destroy_disposable(name).await,
+            Self::Alone(_) => Ok(()),
+        }
+    }
+
+    /// Puts a question to the person; takes as long as the person does.
+    pub(crate) async fn ask(&self, question: Question) -> Result<Answer, PeerError> {
+        match self {
+            Self::House(house) => house.ask(question).await,
+            Self::Alone(alone) => alone.ask(&question).await,
+        }
+    }
+
+    /// Tells the person something. Nobody waits for it, so a failure is only logged.
+    pub(crate) async fn notify(&self, kind: &str, words: String) {
+        match self {
+            Self::House(house) => house.notify(kind, words).await,
+            Self::Alone(_) => tracing::info!(kind, "{words}"),
+        }
+    }
+}
+
+impl House {
+    /// Facts for policy.
+    async fn facts(&self) -> Result<Facts, PeerError> {
         let json = self
             .within(ANSWER, "the supervisor", async {
                 self.supervisor().await?.facts().await
@@ -48,7 +129,7 @@ impl Peers {
     }
 
     /// The label of every VM.
-    pub(crate) async fn labels(&self) -> Result<HashMap<String, String>, PeerError> {
+    async fn labels(&self) -> Result<HashMap<String, String>, PeerError> {
         let vms = self
             .within(ANSWER, "the supervisor", async {
                 self.supervisor().await?.list().await
@@ -58,7 +139,7 @@ impl Peers {
     }
 
     /// Starts a VM unless it runs.
-    pub(crate) async fn start(&self, name: &str) -> Result<(), PeerError> {
+    async fn start(&self, name: &str) -> Result<(), PeerError> {
         self.within(START, "the supervisor", async {
             self.supervisor().await?.start(name).await
         })
@@ -66,7 +147,7 @@ impl Peers {
     }
 
     /// Makes and starts a disposable for a VM.
-    pub(crate) async fn create_disposable(
+    async fn create_disposable(
         &self,
         for_vm: &VmName,
         template: &str,
@@ -87,7 +168,7 @@ impl Peers {
     }
 
     /// Ends a disposable.
-    pub(crate) async fn destroy_disposable(&self, name: &VmName) -> Result<(), PeerError> {
+    async fn destroy_disposable(&self, name: &VmName) -> Result<(), PeerError> {
         self.within(ANSWER, "the supervisor", async {
             let supervisor = self.supervisor().await?;
             supervisor.destroy_disposable(name.as_str()).await
@@ -96,7 +177,7 @@ impl Peers {
     }
 
     /// Puts a question to the person; takes as long as the person does.
-    pub(crate) async fn ask(&self, question: Question) -> Result<Answer, PeerError> {
+    async fn ask(&self, question: Question) -> Result<Answer, PeerError> {
         let ask = async {
             let connection = Bus::Compositor.connect(&self.runtime).await?;
             casemate_api::compositor(&connection)
@@ -109,7 +190,7 @@ impl Peers {
     }
 
     /// Tells the person something. Nobody waits for it, so a failure is only logged.
-    pub(crate) async fn notify(&self, kind: &str, words: String) {
+    async fn notify(&self, kind: &str, words: String) {
         let notice = Notice {
             kind: kind.to_owned(),
             text: words,

@@ -21,7 +21,7 @@ use tokio::{
 };
 use zbus::MessageStream;
 
-use crate::{audit::Audit, broker::Broker, bus::QrexecBus};
+use crate::{audit::Audit, broker::Broker, bus::QrexecBus, peers::Peers};
 
 /// Clients at a time. Programs of one user; the number only keeps a runaway script from using up all descriptors.
 const MAX_CLIENTS: usize = 64;
@@ -34,7 +34,7 @@ pub(crate) async fn serve(runtime: &Path, policy: &[PathBuf], state: &Path) -> R
     let _instance = only_instance(runtime)?;
     let audit = Audit::open(state)
         .with_context(|| format!("cannot open the audit log in {}", state.display()))?;
-    let broker = Broker::new(runtime.to_owned(), policy.to_owned(), audit);
+    let broker = Broker::new(Peers::house(runtime.to_owned()), policy.to_owned(), audit);
     let listener = listen(runtime)?;
     tracing::info!(runtime = %runtime.display(), "ready");
     let mut terminate = signal(SignalKind::terminate())?;
@@ -71,7 +71,7 @@ fn only_instance(runtime: &Path) -> Result<File> {
     }
 }
 
-fn listen(runtime: &Path) -> Result<UnixListener> {
+pub(crate) fn listen(runtime: &Path) -> Result<UnixListener> {
     let path = Bus::Qrexec.socket(runtime);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

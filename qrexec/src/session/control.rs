@@ -16,6 +16,9 @@ pub(super) enum Over {
     /// The guest closed it, or its VM ended.
     #[error("the agent closed the control stream")]
     Ended,
+    /// No agent listens where it is looked for.
+    #[error("no agent listens")]
+    Absent,
     /// The agent broke the protocol.
     #[error("the agent broke the protocol: {0}")]
     Malformed(#[from] Malformed),
@@ -41,13 +44,17 @@ impl Control {
     pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let control = Self {
-            stream: UnixStream::from_std(ours)?,
+        Ok((Self::over(UnixStream::from_std(ours)?), theirs.into()))
+    }
+
+    /// A stream whose other end the agent has already.
+    pub(super) fn over(stream: UnixStream) -> Self {
+        Self {
+            stream,
             decoder: ControlDecoder::default(),
             outgoing: Vec::new(),
             piece: vec![0; PIECE],
-        };
-        Ok((control, theirs.into()))
+        }
     }
 
     /// Whether the agent has said hello.

@@ -11,18 +11,18 @@
 //! never heard again. An agent that breaks the protocol loses its control stream and may come again after a pause;
 //! no other VM notices.
 
+mod carrier;
 mod control;
 mod link;
 mod ports;
 mod vm;
 
 use std::{
-    os::fd::OwnedFd,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
-use casemate_qrexec_wire::{ExecParams, ToAgent, ToBroker, Trigger, Version, limits::CONTROL_PORT};
+use casemate_qrexec_wire::{ExecParams, ToAgent, ToBroker, Trigger, Version};
 use casemate_vm::{VmId, VmName};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
@@ -30,14 +30,16 @@ use tokio::{
 };
 
 use self::{
+    carrier::NoControl,
     control::{Control, Over},
     link::LinkError,
     ports::{Ports, never},
     vm::Order,
 };
 pub(crate) use self::{
+    carrier::{CallEnd, Carrier, Host},
     link::Link,
-    vm::{Caller, Leg, SessionError, Slots, Vm},
+    vm::{Caller, Leg, SessionError, Slots, Streams, Vm},
 };
 use crate::{
     ask::Attention,
@@ -58,7 +60,7 @@ impl Vm {
         name: VmName,
         id: VmId,
         number: u64,
-        link: Link,
+        carrier: Carrier,
     ) -> Self {
         let (orders, inbox) = mpsc::channel(MAX_ORDERS);
         let (tell_agent, agent) = watch::channel(false);
@@ -67,16 +69,20 @@ impl Vm {
             id,
             number,
             attention: Arc::new(Attention::new(Instant::now())),
+            meets: carrier.meets(),
             orders,
             agent,
         };
         let now = Instant::now();
-        // Any number that differs between two starts will do.
-        let start = std::process::id().wrapping_add(id.0.wrapping_mul(61));
+        // Any number that differs between two starts will do; a socket is gone with its call, so there none is needed.
+        let start = match &carrier {
+            Carrier::Link(_) => std::process::id().wrapping_add(id.0.wrapping_mul(61)),
+            Carrier::Sockets(_) => 0,
+        };
         let session = Session {
             vm: vm.clone(),
             broker: Arc::downgrade(broker),
-            link,
+            carrier,
             inbox,
             agent: tell_agent,
             ports: Ports::new(start),
@@ -121,7 +127,7 @@ struct Session {
     vm: Vm,
     /// Not strong: the broker's end is the sessions' end.
     broker: Weak<Broker>,
-    link: Link,
+    carrier: Carrier,
     inbox: mpsc::Receiver<Order>,
     agent: watch::Sender<bool>,
     ports: Ports,
@@ -153,6 +159,7 @@ impl Session {
                     tracing::info!(vm = %self.vm.name, "control stream over");
                     PAUSES.0
                 }
+                Over::Absent => PAUSES.0,
                 _ => {
                     tracing::warn!(vm = %self.vm.name, reason = %over, "control stream dropped");
                     PAUSES.1
@@ -160,7 +167,7 @@ impl Session {
             };
             self.agent.send_replace(false);
             for port in self.ports.free_all() {
-                if let Err(error) = self.link.withdraw(port).await {
+                if let Err(error) = self.carrier.withdraw(port).await {
                     return error.into();
                 }
             }
@@ -176,7 +183,7 @@ impl Session {
         loop {
             tokio::select! {
                 () = sleep_until(until) => return Ok(()),
-                error = self.link.ended() => return Err(error.into()),
+                error = self.carrier.ended() => return Err(error.into()),
                 order = self.inbox.recv() => match order {
                     None | Some(Order::Detach) => return Err(End::Detached),
                     Some(Order::Serve { reply, .. }) => {
@@ -205,8 +212,11 @@ impl Session {
         alive: &watch::Receiver<()>,
     ) -> Result<std::convert::Infallible, Break> {
         self.stream += 1;
-        let (mut control, theirs) = Control::pair().map_err(Over::from)?;
-        self.link.offer(CONTROL_PORT, theirs).await?;
+        let control = self.carrier.control().await;
+        let mut control = control.map_err(|error| match error {
+            NoControl::Link(error) => Break::from(error),
+            NoControl::Stream(over) => Break::from(over),
+        })?;
         loop {
             let now = Instant::now();
             let deadline = self.ports.next_deadline().unwrap_or_else(|| never(now));
@@ -221,10 +231,10 @@ impl Session {
                         self.hear(message, &mut control, alive).await?;
                     }
                 }
-                error = self.link.ended() => return Err(error.into()),
+                error = self.carrier.ended() => return Err(error.into()),
                 () = sleep_until(deadline.into()) => {
                     for port in self.ports.overdue(Instant::now()) {
-                        self.link.withdraw(port).await?;
+                        self.carrier.withdraw(port).await?;
                     }
                 }
             }
@@ -247,7 +257,7 @@ impl Session {
             ToBroker::Terminated(params) => {
                 if self.ports.end(params) {
                     // A guest that reports the end without having connected leaves its offer behind.
-                    self.link.withdraw(params.port).await?;
+                    self.carrier.withdraw(params.port).await?;
                 } else {
                     tracing::debug!(vm = %self.vm.name, port = params.port, "end of an unknown call");
                 }
@@ -288,14 +298,15 @@ impl Session {
             Order::Serve {
                 peer,
                 command,
-                stream,
+                streams,
+                end,
                 reply,
             } => {
                 if !control.is_open() {
                     let _ = reply.send(Err(SessionError::NoAgent));
                     return Ok(());
                 }
-                let Some(leg) = self.open(peer, stream).await? else {
+                let Some(leg) = self.open(peer, end).await? else {
                     let _ = reply.send(Err(SessionError::NoPort));
                     return Ok(());
                 };
@@ -303,20 +314,23 @@ impl Session {
                     domain: peer,
                     port: leg.port,
                 };
-                control.send(&ToAgent::Execute(params, command))?;
+                control.send(&match streams {
+                    Streams::Connected => ToAgent::Execute(params, command),
+                    Streams::None => ToAgent::JustExecute(params, command),
+                })?;
                 self.hand_over(leg, reply).await
             }
             Order::Connect {
                 caller,
                 peer,
-                stream,
+                end,
                 reply,
             } => {
                 if caller.stream != self.stream {
                     let _ = reply.send(Err(SessionError::NoCaller));
                     return Ok(());
                 }
-                let Some(leg) = self.open(peer, stream).await? else {
+                let Some(leg) = self.open(peer, end).await? else {
                     let _ = reply.send(Err(SessionError::NoPort));
                     return Ok(());
                 };
@@ -338,14 +352,30 @@ impl Session {
         }
     }
 
-    /// Takes a port and offers the stream under it. The offer is out before the agent hears of it.
-    async fn open(&mut self, peer: u32, stream: OwnedFd) -> Result<Option<Leg>, Break> {
-        let until = Instant::now() + OFFER_LIFE;
-        let Some((port, ended)) = self.ports.take(peer, until) else {
+    /// Takes a port and makes the stream available under it, before the agent hears of it.
+    async fn open(&mut self, peer: u32, end: CallEnd) -> Result<Option<Leg>, Break> {
+        let taken = match (&self.carrier, &end) {
+            (
+                Carrier::Sockets(_),
+                CallEnd::Socket {
+                    port: Some(port), ..
+                },
+            ) => {
+                let ended = self.ports.join(peer, *port);
+                ended.map(|ended| (*port, ended))
+            }
+            (Carrier::Sockets(sockets), _) => self.ports.meet(sockets.vm(), peer),
+            (Carrier::Link(_), _) => self.ports.take(peer, Instant::now() + OFFER_LIFE),
+        };
+        let Some((port, ended)) = taken else {
             return Ok(None);
         };
-        self.link.offer(port, stream).await?;
-        Ok(Some(Leg { port, ended }))
+        let listening = self.carrier.offer(port, end).await?;
+        Ok(Some(Leg {
+            port,
+            listening,
+            ended,
+        }))
     }
 
     async fn hand_over(
@@ -361,6 +391,6 @@ impl Session {
 
     /// Takes an offer back. The port stays in use until the agent, who was told of it, reports its end.
     async fn abandon(&mut self, port: u32) -> Result<(), Break> {
-        Ok(self.link.withdraw(port).await?)
+        Ok(self.carrier.withdraw(port).await?)
     }
 }

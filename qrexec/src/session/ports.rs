@@ -11,10 +11,18 @@ use casemate_qrexec_wire::{
 };
 use tokio::sync::oneshot;
 
+use crate::broker::ADMIN_DOMAIN;
+
+/// Calls that a VM takes part in over sockets, in both roles together: as many as it can have over a link. Stops a VM
+/// from filling the broker's memory.
+const MAX_MEETINGS: usize = MAX_DATA_PORTS as usize;
+
 /// The ports that are in use.
 #[derive(Debug)]
 pub(super) struct Ports {
     used: HashMap<u32, Use>,
+    /// Calls that meet at sockets: the same port may be in use with several others.
+    meetings: HashMap<ExecParams, Use>,
     /// Where the search for a free port begins. Ports are used in turn, so that the late end of one call is not taken
     /// for the end of the next.
     next: u32,
@@ -35,6 +43,7 @@ impl Ports {
     pub(super) fn new(start: u32) -> Self {
         Self {
             used: HashMap::new(),
+            meetings: HashMap::new(),
             next: start % MAX_DATA_PORTS,
         }
     }
@@ -50,28 +59,58 @@ impl Ports {
             .find(|index| !self.used.contains_key(&(FIRST_DATA_PORT + index)))?;
         self.next = (index + 1) % MAX_DATA_PORTS;
         let port = FIRST_DATA_PORT + index;
-        let (sender, ended) = oneshot::channel();
-        self.used.insert(
-            port,
-            Use {
-                peer,
-                offered_until: Some(offered_until),
-                _ended: sender,
-            },
-        );
+        let (used, ended) = Use::new(peer, Some(offered_until));
+        self.used.insert(port, used);
         Some((port, ended))
+    }
+
+    /// Takes a port for a socket between this VM, whose number is `own`, and another domain.
+    ///
+    /// Of each pair one takes even indices and the other odd ones, so that two brokers could never choose the same.
+    pub(super) fn meet(&mut self, own: u32, peer: u32) -> Option<(u32, oneshot::Receiver<()>)> {
+        let (first, step) = match peer {
+            ADMIN_DOMAIN => (0, 1),
+            _ if peer > own => (1, 2),
+            _ => (0, 2),
+        };
+        let of_parity = MAX_DATA_PORTS / step;
+        let start = self.next;
+        let index = (0..of_parity)
+            .map(|turn| first + step * ((start + turn) % of_parity))
+            .find(|index| {
+                let port = FIRST_DATA_PORT + index;
+                !self
+                    .meetings
+                    .contains_key(&ExecParams { domain: peer, port })
+            })?;
+        self.next = (start + 1) % MAX_DATA_PORTS;
+        let port = FIRST_DATA_PORT + index;
+        let ended = self.join(peer, port)?;
+        Some((port, ended))
+    }
+
+    /// Notes a port that the other VM has given to the call; `None` when this VM takes part in too many.
+    pub(super) fn join(&mut self, peer: u32, port: u32) -> Option<oneshot::Receiver<()>> {
+        if self.meetings.len() >= MAX_MEETINGS {
+            return None;
+        }
+        let (used, ended) = Use::new(peer, None);
+        let params = ExecParams { domain: peer, port };
+        self.meetings.insert(params, used);
+        Some(ended)
     }
 
     /// Frees the port that an agent reports, if it means that call. Says whether.
     pub(super) fn end(&mut self, params: ExecParams) -> bool {
         match self.used.get(&params.port) {
             Some(used) if used.peer == params.domain => self.used.remove(&params.port).is_some(),
-            _ => false,
+            _ => self.meetings.remove(&params).is_some(),
         }
     }
 
     /// Frees every port and returns them.
     pub(super) fn free_all(&mut self) -> Vec<u32> {
+        self.meetings.clear();
         self.used.drain().map(|(port, _)| port).collect()
     }
 
@@ -93,6 +132,18 @@ impl Ports {
             }
         }
         overdue
+    }
+}
+
+impl Use {
+    fn new(peer: u32, offered_until: Option<Instant>) -> (Self, oneshot::Receiver<()>) {
+        let (sender, ended) = oneshot::channel();
+        let used = Self {
+            peer,
+            offered_until,
+            _ended: sender,
+        };
+        (used, ended)
     }
 }
 
@@ -141,6 +192,35 @@ mod tests {
         assert_eq!(take(&mut ports), Some(600));
         assert_eq!(ports.free_all().len(), 256);
         assert_eq!(ports.next_deadline(), None);
+    }
+
+    #[test]
+    fn sockets_have_ports_of_a_parity_and_by_peer() {
+        let port = |ports: &mut Ports, own, peer| ports.meet(own, peer).map(|(port, _)| port);
+        let mut ports = Ports::new(0);
+        assert_eq!(
+            port(&mut ports, 3, 4),
+            Some(514),
+            "the peer is the larger one"
+        );
+        let mut ports = Ports::new(0);
+        assert_eq!(port(&mut ports, 4, 3), Some(513));
+        assert_eq!(port(&mut ports, 4, 3), Some(515));
+        assert_eq!(port(&mut ports, 4, 0), Some(515), "any, and by peer");
+        let taken = ports.join(9, 513);
+        assert!(taken.is_some(), "the other VM's number counts for it alone");
+        assert!(ports.end(ExecParams {
+            domain: 9,
+            port: 513
+        }));
+        assert!(!ports.end(ExecParams {
+            domain: 9,
+            port: 513
+        }));
+        let more = std::iter::from_fn(|| port(&mut ports, 4, 3)).count();
+        assert_eq!(more, 126);
+        ports.free_all();
+        assert_eq!(std::iter::from_fn(|| port(&mut ports, 4, 0)).count(), 256);
     }
 
     #[test]

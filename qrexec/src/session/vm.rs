@@ -6,23 +6,25 @@ use casemate_qrexec_wire::{CommandLine, Ident};
 use casemate_vm::{VmId, VmName};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use crate::ask::Attention;
+use super::carrier::{CallEnd, Host};
+use crate::{ask::Attention, vchan::Listening};
 
 /// What others want of a session.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// Run a command with the VM as the service end of `stream`.
+    /// Run a command with the VM as the service end of the stream.
     Serve {
         peer: u32,
         command: CommandLine,
-        stream: OwnedFd,
+        streams: Streams,
+        end: CallEnd,
         reply: oneshot::Sender<Result<Leg, SessionError>>,
     },
-    /// A call of the VM was accepted: it is the client end of `stream`.
+    /// A call of the VM was accepted: it is the client end of the stream.
     Connect {
         caller: Caller,
         peer: u32,
-        stream: OwnedFd,
+        end: CallEnd,
         reply: oneshot::Sender<Result<Leg, SessionError>>,
     },
     /// A call of the VM was refused.
@@ -31,6 +33,14 @@ pub(super) enum Order {
     Abandon { port: u32 },
     /// The VM has ended.
     Detach,
+}
+
+/// Whether a command has standard streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Streams {
+    Connected,
+    /// Only its start is reported: JUST_EXEC.
+    None,
 }
 
 /// Why a session could not do what was ordered.
@@ -54,6 +64,8 @@ pub(crate) enum SessionError {
 #[derive(Debug)]
 pub(crate) struct Leg {
     pub(crate) port: u32,
+    /// Where the VM is awaited, when that is us.
+    pub(crate) listening: Option<Listening>,
     pub(super) ended: oneshot::Receiver<()>,
 }
 
@@ -81,6 +93,8 @@ pub(crate) struct Vm {
     /// Tells two sessions of VMs of one name apart.
     pub(crate) number: u64,
     pub(crate) attention: Arc<Attention>,
+    /// Whether its calls meet at sockets, without us.
+    pub(crate) meets: bool,
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) agent: watch::Receiver<bool>,
 }
@@ -98,15 +112,26 @@ impl Vm {
         &self,
         peer: u32,
         command: CommandLine,
-        stream: OwnedFd,
+        streams: Streams,
+        end: CallEnd,
     ) -> Result<Leg, SessionError> {
         self.order(|reply| Order::Serve {
             peer,
             command,
-            stream,
+            streams,
+            end,
             reply,
         })
         .await
+    }
+
+    /// The two ends of a call of this VM's service: two of a new pair, or a socket under a port that is yet to be taken.
+    pub(crate) fn ends(&self, host: Host) -> std::io::Result<(Option<OwnedFd>, CallEnd)> {
+        if self.meets {
+            return Ok((None, CallEnd::Socket { port: None, host }));
+        }
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        Ok((Some(ours.into()), CallEnd::Stream(theirs.into())))
     }
 
     /// Makes a caller in the VM the client end of a stream.
@@ -114,12 +139,12 @@ impl Vm {
         &self,
         caller: Caller,
         peer: u32,
-        stream: OwnedFd,
+        end: CallEnd,
     ) -> Result<Leg, SessionError> {
         self.order(|reply| Order::Connect {
             caller,
             peer,
-            stream,
+            end,
             reply,
         })
         .await

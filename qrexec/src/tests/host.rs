@@ -18,7 +18,7 @@ use tokio::{
 use zbus::{MessageStream, object_server::Interface};
 
 use super::guest::{Agent, Vmm, soon};
-use crate::{audit::Audit, broker::Broker, serve};
+use crate::{audit::Audit, broker::Broker, peers::Peers, serve};
 
 /// What the supervisor and the compositor were asked.
 #[derive(Debug)]
@@ -50,7 +50,11 @@ impl Host {
         fs::create_dir(dir.path().join("policy")).unwrap();
         let audit = Audit::open(dir.path()).unwrap();
         let runtime = dir.path().to_owned();
-        let broker = Broker::new(runtime.clone(), vec![dir.path().join("policy")], audit);
+        let broker = Broker::new(
+            Peers::house(runtime.clone()),
+            vec![dir.path().join("policy")],
+            audit,
+        );
         let listener = UnixListener::bind(Bus::Qrexec.socket(&runtime)).unwrap();
         tokio::spawn(async move { serve::accept(listener, &broker).await });
         let (ask, asked) = mpsc::unbounded_channel();

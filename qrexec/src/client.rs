@@ -1,0 +1,189 @@
+//! `casemate-qrexec call-vchan`: the admin side's client end of one call, over sockets in a directory.
+//!
+//! Two threads, each blocking, so that a reader that does not read stops its writer and nothing is held but one frame:
+//! our stdin becomes STDIN frames; what the service says goes to stdout and stderr until its exit code.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+use casemate_qrexec_wire::{
+    CommandLine, DataDecoder, DataFrame, ExecParams, Execute, Header, Message, ServiceCall,
+    ToAgent, Version, Work, limits::MAX_DATA_CHUNK,
+};
+
+use crate::{arguments::CallVchan, broker::ADMIN_DOMAIN, local::LOCAL_VERSION, vchan};
+
+/// Exit code: trouble of ours.
+pub(crate) const TROUBLE: u8 = 125;
+
+/// Exit code: the stream was lost before the service had ended.
+const LOST: u8 = 255;
+
+/// Bytes read from the stream at one time: several frames, so that few calls of the kernel move many bytes.
+const PIECE: usize = 4 * MAX_DATA_CHUNK;
+
+/// Calls, and returns the exit code of the call.
+pub(crate) fn run(call: &CallVchan) -> Result<u8> {
+    let work = if call.service {
+        let service: ServiceCall = call.command.parse().context("no such service")?;
+        Work::Service {
+            call: service.full().to_owned(),
+            source: "dom0".to_owned(),
+            target: None,
+        }
+    } else {
+        Work::Shell(call.command.as_bytes().to_vec())
+    };
+    let execute = Execute {
+        user: call.user.clone(),
+        nogui: false,
+        work,
+    };
+    let command = execute.command_line().context("the command is too long")?;
+    let (broker, place) = ask(call, command)?;
+    let path = vchan::path(&call.vchan_dir, ADMIN_DOMAIN, place.domain, place.port);
+    // Left by a client that was killed: the broker gives a port to one call at a time.
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    // The broker closes its connection when the agent has reported the end: then nobody will connect any more.
+    let lost = broker.try_clone()?;
+    let wake = path.clone();
+    thread::spawn(move || {
+        let mut lost = lost;
+        let _ = lost.read(&mut [0]);
+        // A connection of our own, which ends at once, is what an agent that has gone looks like.
+        let _ = UnixStream::connect(wake);
+    });
+    let (stream, _) = listener.accept().context("the agent did not connect")?;
+    fs::remove_file(&path).ok();
+    let code = exchange(stream, !call.just);
+    drop(broker);
+    Ok(code)
+}
+
+/// Gets a port from the broker.
+fn ask(call: &CallVchan, command: CommandLine) -> Result<(UnixStream, ExecParams)> {
+    let socket = call.vchan_dir.join(format!("qrexec.{}", call.vm));
+    let mut broker = UnixStream::connect(&socket).with_context(|| {
+        format!(
+            "cannot reach the broker at {}; does it serve '{}'?",
+            socket.display(),
+            call.vm
+        )
+    })?;
+    let params = ExecParams {
+        domain: ADMIN_DOMAIN,
+        port: 0,
+    };
+    let mut request = Vec::new();
+    ToAgent::Hello(LOCAL_VERSION).encode(Version::OLDEST, &mut request)?;
+    match call.just {
+        true => ToAgent::JustExecute(params, command),
+        false => ToAgent::Execute(params, command),
+    }
+    .encode(Version::OURS, &mut request)?;
+    broker.write_all(&request)?;
+    let refused = "the broker refused the call; is the agent of the VM there?";
+    let mut hello = [0; Header::LEN + 4];
+    broker.read_exact(&mut hello).context(refused)?;
+    let mut answer = [0; Header::LEN + ExecParams::LEN];
+    broker.read_exact(&mut answer).context(refused)?;
+    let Some((_, params)) = answer.split_last_chunk::<{ ExecParams::LEN }>() else {
+        bail!("the broker gave no port");
+    };
+    Ok((broker, ExecParams::decode(*params)))
+}
+
+/// The client end of a data stream, until the exit code.
+fn exchange(stream: UnixStream, with_stdin: bool) -> u8 {
+    let talk = || -> io::Result<u8> {
+        let mut writer = stream.try_clone()?;
+        let mut hello = Vec::new();
+        let ours = DataFrame::Hello(Version::OURS.number());
+        ours.encode(Version::OLDEST, &mut hello)
+            .map_err(io::Error::other)?;
+        writer.write_all(&hello)?;
+        let mut reader = stream;
+        let mut decoder = DataDecoder::default();
+        let mut piece = vec![0; PIECE];
+        let mut input = with_stdin.then_some(writer);
+        let (mut out, mut err) = (Some(stdout()?), Some(stderr()?));
+        loop {
+            while let Some(frame) = decoder.take().map_err(io::Error::other)? {
+                match frame {
+                    DataFrame::Stdout([]) => out = None,
+                    DataFrame::Stderr([]) => err = None,
+                    // A reader of ours that has gone is like one that reads all.
+                    DataFrame::Stdout(bytes) => put(&mut out, bytes),
+                    DataFrame::Stderr(bytes) => put(&mut err, bytes),
+                    DataFrame::ExitCode(code) => return Ok(u8::try_from(code).unwrap_or(LOST)),
+                    DataFrame::Hello(_) | DataFrame::Stdin(_) => {}
+                }
+            }
+            if let Some(version) = decoder.version()
+                && let Some(writer) = input.take()
+            {
+                thread::spawn(move || send(writer, version));
+            }
+            let read = reader.read(&mut piece)?;
+            if read == 0 {
+                return Ok(LOST);
+            }
+            decoder.feed(piece.get(..read).unwrap_or_default());
+        }
+    };
+    talk().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the call was lost");
+        LOST
+    })
+}
+
+/// Our stdin, frame by frame; header and body in one write.
+fn send(mut stream: UnixStream, version: Version) -> io::Result<()> {
+    let mut input = io::stdin().lock();
+    let max = version.max_data_chunk();
+    let mut frame = vec![0; Header::LEN + max];
+    loop {
+        let body = frame.get_mut(Header::LEN..).unwrap_or_default();
+        let read = match input.read(body) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        let len = u32::try_from(read).unwrap_or_default();
+        let header = Header {
+            kind: casemate_qrexec_wire::FrameType::DataStdin,
+            len,
+        }
+        .encode();
+        if let Some(place) = frame.first_chunk_mut() {
+            *place = header;
+        }
+        stream.write_all(frame.get(..Header::LEN + read).unwrap_or_default())?;
+        if read == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn put(output: &mut Option<fs::File>, bytes: &[u8]) {
+    if let Some(file) = output
+        && file.write_all(bytes).is_err()
+    {
+        *output = None;
+    }
+}
+
+/// Without the line buffer of the standard library.
+fn stdout() -> io::Result<fs::File> {
+    Ok(rustix::io::dup(rustix::stdio::stdout())?.into())
+}
+
+fn stderr() -> io::Result<fs::File> {
+    Ok(rustix::io::dup(rustix::stdio::stderr())?.into())
+}
