@@ -94,16 +94,12 @@ fn control_frames_of_no_host_drop_the_stream_and_nothing_else() {
         agent.reconnect();
     }
     is_well(&mut agent, "all of them");
-    for (what, bytes) in [
-        ("an ident of nobody", frame(REFUSED, &[0; 32])),
-        (
-            "a call of nobody",
-            frame(CONNECT, &[params(PEER, 901), vec![0; 32]].concat()),
-        ),
-    ] {
-        agent.send(&bytes);
-        is_well(&mut agent, what);
-    }
+    agent.send(&frame(REFUSED, &[0; 32]));
+    is_well(&mut agent, "a refusal of nobody");
+    // Nobody waits for it: it is over at once, so that the host has its port again.
+    agent.send(&frame(CONNECT, &[params(PEER, 901), vec![0; 32]].concat()));
+    assert_eq!(agent.receive(), (TERMINATED, params(PEER, 901)));
+    is_well(&mut agent, "a call of nobody");
 }
 
 #[test]
@@ -345,4 +341,20 @@ fn a_lost_host_refuses_whoever_waits() {
     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
     agent.reconnect();
     is_well(&mut agent, "a new host");
+}
+
+#[test]
+fn a_client_that_goes_while_it_waits_ends_its_call() {
+    let mut agent = Agent::start(4);
+    let body = [&[0; 160][..], b"test.Svc\0"].concat();
+    let mut client = connect(&agent.dir.path().join("agent"));
+    client.write_all(&frame(TRIGGER4, &body)).unwrap();
+    let (_, request) = agent.receive();
+    drop(client);
+    agent.send(&frame(
+        CONNECT,
+        &[&params(PEER, 902), &request[128..160]].concat(),
+    ));
+    assert_eq!(agent.receive(), (TERMINATED, params(PEER, 902)));
+    is_well(&mut agent, "a client that went");
 }

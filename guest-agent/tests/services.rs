@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpListener,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     thread,
 };
 
@@ -275,5 +275,26 @@ fn megabytes_pass_in_frames_that_each_version_allows() {
         let ended = agent.run("cat", &data);
         assert_eq!((ended.out.len(), ended.code), (data.len(), 0));
         assert!(ended.out == data, "version {version}");
+    }
+}
+
+#[test]
+fn a_service_may_belong_to_another_account() {
+    let mut agent = Agent::start(4);
+    // Whoever it is must be able to reach the script.
+    fs::set_permissions(agent.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    agent.service("test.Who", "#!/bin/sh\nid -un\nid -gn\nid -G\necho \"$USER $HOME\"\npwd\ngrep ^CapEff /proc/self/status\n");
+    agent.config("test.Who", "force-user = 'nobody'\n");
+    let ended = agent.run("QUBESRPC test.Who work", b"");
+    if agent.user == "root" {
+        let out = String::from_utf8(ended.out).unwrap();
+        let lines: Vec<&str> = out.lines().collect();
+        assert_eq!(lines[..2], ["nobody", "nogroup"], "{out}");
+        assert_eq!(lines[2], "65534", "no group of root's is kept");
+        assert_eq!(lines[3..5], ["nobody /nonexistent", "/"], "{out}");
+        assert_eq!(lines[5], "CapEff:\t0000000000000000");
+        assert_eq!(ended.code, 0);
+    } else {
+        assert_eq!(ended, text("", 125), "only root can become another account");
     }
 }

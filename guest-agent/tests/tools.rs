@@ -50,16 +50,17 @@ fn calls_out_in_every_version() {
         tool.stdin.take().unwrap().write_all(b"question").unwrap();
         assert_eq!(next(&mut stream), Some((STDIN, b"question".to_vec())));
         assert_eq!(next(&mut stream), Some((STDIN, Vec::new())));
-        for (kind, body) in [
+        // In one piece: the tool ends at the first exit code, whatever follows.
+        let answer = [
             (STDOUT, &b"answer"[..]),
             (STDERR, b"error"),
             (STDOUT, b""),
             (STDERR, b""),
             (EXIT, &[42, 0, 0, 0, 9]),
             (EXIT, &[1, 0, 0, 0]),
-        ] {
-            stream.write_all(&frame(kind, body)).unwrap();
-        }
+        ]
+        .map(|(kind, body)| frame(kind, body));
+        stream.write_all(&answer.concat()).unwrap();
         let ended = tool.wait_with_output().unwrap();
         assert_eq!(
             (
@@ -145,14 +146,13 @@ fn a_local_program_and_options() {
         sent.extend(body);
     }
     assert_eq!(sent, b"first heard you\n");
-    for bytes in [
+    let rest = [
         frame(STDERR, b"\x1b[31mred"),
         frame(STDOUT, &[]),
         frame(STDERR, &[]),
         frame(EXIT, &[0; 4]),
-    ] {
-        stream.write_all(&bytes).unwrap();
-    }
+    ];
+    stream.write_all(&rest.concat()).unwrap();
     let ended = tool.wait_with_output().unwrap();
     assert_eq!(
         (ended.stderr.as_slice(), ended.status.code()),

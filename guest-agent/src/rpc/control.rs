@@ -38,13 +38,31 @@ const CONTROL_WAIT: Duration = Duration::from_secs(30);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// A local client's wait for the broker's word.
-pub(crate) struct Answer(mpsc::Receiver<ExecParams>);
+#[derive(Debug)]
+pub(crate) struct Answer {
+    ident: Ident,
+    receiver: mpsc::Receiver<ExecParams>,
+}
+
+/// What a while of waiting brought.
+#[derive(Debug)]
+pub(crate) enum Word {
+    /// The data stream is there.
+    Accepted(ExecParams),
+    /// Refused, or the broker is lost.
+    Refused,
+    /// Nothing yet: a prompt may take minutes.
+    Nothing,
+}
 
 impl Answer {
-    /// Where the data stream is, or `None` when refused or when the broker is lost. A prompt may take minutes; there is
-    /// no timeout here.
-    pub(crate) fn wait(self) -> Option<ExecParams> {
-        self.0.recv().ok()
+    /// Waits for at most `time`.
+    pub(crate) fn wait(&self, time: Duration) -> Word {
+        match self.receiver.recv_timeout(time) {
+            Ok(place) => Word::Accepted(place),
+            Err(mpsc::RecvTimeoutError::Timeout) => Word::Nothing,
+            Err(mpsc::RecvTimeoutError::Disconnected) => Word::Refused,
+        }
     }
 }
 
@@ -151,9 +169,10 @@ impl Calls {
             ToAgent::Execute(place, line) => self.serve(place, line, false),
             ToAgent::JustExecute(place, line) => self.serve(place, line, true),
             ToAgent::Connect(place, ident) => {
-                if let Some(client) = lock(&self.waiting).remove(&ident) {
-                    // A client that has gone meanwhile has nothing to be told.
-                    let _ = client.send(place);
+                let client = lock(&self.waiting).remove(&ident);
+                if client.is_none_or(|client| client.send(place).is_err()) {
+                    // The client has gone meanwhile: its call ends before it began.
+                    self.report(place);
                 }
             }
             ToAgent::Refused(ident) => {
@@ -222,7 +241,12 @@ impl Calls {
         if sent.is_err() {
             lock(&self.waiting).remove(&ident);
         }
-        sent.map(|()| Answer(receiver))
+        sent.map(|()| Answer { ident, receiver })
+    }
+
+    /// Nobody waits for this answer any more.
+    pub(crate) fn forget(&self, answer: &Answer) {
+        lock(&self.waiting).remove(&answer.ident);
     }
 
     /// Returns when there is a control stream, or when it has taken too long; sending tells which.

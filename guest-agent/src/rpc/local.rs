@@ -21,7 +21,12 @@ use casemate_qrexec_wire::{
     ControlDecoder, FrameType, Header, ToBroker, Trigger, Version, limits::MAX_DATA_PORTS,
 };
 
-use super::{control::Calls, data::invalid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{
+    control::{Calls, Word},
+    data::invalid,
+};
 
 /// Where local clients ask, as in the reference.
 pub(crate) const SOCKET: &str = "/run/qubes/qrexec-agent";
@@ -31,6 +36,9 @@ const MAX_CLIENTS: usize = MAX_DATA_PORTS as usize;
 
 /// How long a client may take to say what it wants.
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a client still waits: a prompt for one that has gone holds no thread.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Pause after a failure to accept, such as when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -83,8 +91,17 @@ fn client(mut stream: UnixStream, calls: &Calls) -> io::Result<()> {
     stream.set_read_timeout(Some(REQUEST_WAIT))?;
     let request = request(&mut stream)?;
     stream.set_read_timeout(None)?;
-    let Some(accepted) = calls.trigger(request)?.wait() else {
-        return Ok(());
+    let answer = calls.trigger(request)?;
+    let accepted = loop {
+        match answer.wait(LOOK) {
+            Word::Accepted(place) => break place,
+            Word::Refused => return Ok(()),
+            Word::Nothing if is_gone(&stream) => {
+                calls.forget(&answer);
+                return Ok(());
+            }
+            Word::Nothing => {}
+        }
     };
     // A client that has gone meanwhile ends its call by that; the host waits for the word.
     if stream.write_all(&accepted.encode()).is_ok() {
@@ -92,6 +109,12 @@ fn client(mut stream: UnixStream, calls: &Calls) -> io::Result<()> {
         let _ = stream.read(&mut [0]);
     }
     calls.terminated(accepted)
+}
+
+/// Whether a client that should only wait has closed its connection.
+fn is_gone(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::empty())];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Local clients speak the newest form only, as those of the reference do.

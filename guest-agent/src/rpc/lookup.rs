@@ -180,10 +180,48 @@ mod tests {
             assert_eq!(service(full), Ok(Service::Program(expected)), "{full}");
         }
         assert_eq!(service("test.None"), Err(LookupError::Missing));
-        for hostile in ["../1/test.Svc", "..", ".", "", "+x", "a/b", "a b", "a\nb"] {
+        // Rows B10-2 and B10-3 of the threat tables: refused, or taken literally.
+        let (name, argument) = ("a".repeat(256), format!("a+{}", "b".repeat(65_000)));
+        for hostile in [
+            "../1/test.Svc",
+            "..",
+            ".",
+            "",
+            "+",
+            "+x",
+            "a/b",
+            "/abs",
+            "a b",
+            "a\nb",
+            "a\0b",
+            "$HOME",
+            "`id`",
+            "%s",
+            "é",
+            "\u{202e}a",
+            "a ",
+            "test.Svc+../../x",
+            "test.Svc+*",
+            "test.Svc+@anyvm",
+            "..+x",
+            name.as_str(),
+            argument.as_str(),
+        ] {
             let found = service(hostile);
             assert!(matches!(found, Err(LookupError::Broken(_))), "{hostile:?}");
         }
+        for literal in ["test.Svc+-rf", "test.Svc+--", "test.Svc++", "test.Svc+.."] {
+            assert_eq!(
+                service(literal),
+                Ok(Service::Program(first.join("test.Svc"))),
+                "{literal}"
+            );
+        }
+        assert_eq!(
+            service("TEST.SVC"),
+            Err(LookupError::Missing),
+            "case counts"
+        );
         let through_a_file = [first.join("test.Svc"), second.clone()];
         let found = Call::parse("test.Svc").unwrap().service(&through_a_file);
         assert!(matches!(found, Err(LookupError::Broken(_))), "no fallback");
