@@ -61,6 +61,9 @@ pub(crate) struct ServeVchan {
     /// A program that answers them: the question as JSON on stdin, `allow:TARGET` or `deny` on stdout.
     #[arg(long, value_name = "PROGRAM", conflicts_with = "ask")]
     pub(crate) ask_command: Option<PathBuf>,
+    /// Answer questions of policy here, as the reference's policy daemon does.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) policy_socket: Option<PathBuf>,
     /// Directory of the audit log; the vchan directory when left out.
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,

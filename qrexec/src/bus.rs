@@ -8,13 +8,10 @@ use casemate_vm::{VmId, VmName};
 use zbus::zvariant::OwnedFd;
 
 use crate::{
-    broker::{AdminCallError, Broker},
+    broker::{ADMIN_NAME, AdminCallError, Broker},
     call::DEFAULT_USER,
     session::{Carrier, Link},
 };
-
-/// The name of the admin domain as callers of the reference know it.
-const ADMIN_NAME: &str = "dom0";
 
 /// Longest user name: that of the system's own account database.
 const MAX_USER: usize = 32;

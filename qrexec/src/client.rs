@@ -16,7 +16,12 @@ use casemate_qrexec_wire::{
     ToAgent, Version, Work, limits::MAX_DATA_CHUNK,
 };
 
-use crate::{arguments::CallVchan, broker::ADMIN_DOMAIN, local::LOCAL_VERSION, vchan};
+use crate::{
+    arguments::CallVchan,
+    broker::{ADMIN_DOMAIN, ADMIN_NAME},
+    local::LOCAL_VERSION,
+    vchan,
+};
 
 /// Exit code: trouble of ours.
 pub(crate) const TROUBLE: u8 = 125;
@@ -33,7 +38,7 @@ pub(crate) fn run(call: &CallVchan) -> Result<u8> {
         let service: ServiceCall = call.command.parse().context("no such service")?;
         Work::Service {
             call: service.full().to_owned(),
-            source: "dom0".to_owned(),
+            source: ADMIN_NAME.to_owned(),
             target: None,
         }
     } else {

@@ -82,6 +82,7 @@ async fn client(mut stream: UnixStream, name: &VmName, broker: &Broker) -> io::R
     ready
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
         .map_err(io::Error::other)?;
+    broker.record_admin(name, &command);
     let (_, end) = vm.ends(Host::StaysOut)?;
     let served = vm.serve(ADMIN_DOMAIN, command, streams, end).await;
     let mut leg = served.map_err(io::Error::other)?;

@@ -17,6 +17,7 @@ mod limits;
 mod local;
 mod peers;
 mod policies;
+mod question;
 mod run;
 mod sandbox;
 mod serve;

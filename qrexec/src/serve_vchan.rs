@@ -17,7 +17,7 @@ use crate::{
     broker::Broker,
     local,
     peers::Peers,
-    serve,
+    question, serve,
     session::Carrier,
     vchan::Sockets,
 };
@@ -31,6 +31,7 @@ pub(crate) async fn run(arguments: ServeVchan) -> Result<()> {
         vms,
         ask,
         ask_command,
+        policy_socket,
         state,
     } = arguments;
     let state = state.unwrap_or_else(|| vchan_dir.clone());
@@ -46,6 +47,11 @@ pub(crate) async fn run(arguments: ServeVchan) -> Result<()> {
             .attach(name.clone(), VmId(id), Carrier::Sockets(sockets))
             .await;
         clients(&vchan_dir, name, id, &broker)?;
+    }
+    if let Some(path) = policy_socket {
+        let listener = UnixListener::bind(&path)
+            .with_context(|| format!("cannot listen on {}", path.display()))?;
+        tokio::spawn(question::accept(listener, Arc::clone(&broker)));
     }
     let bus = serve::listen(&vchan_dir)?;
     tracing::info!(directory = %vchan_dir.display(), "ready");

@@ -91,7 +91,6 @@ impl Measured {
     }
 
     /// The same work done by somebody else's programs.
-    #[allow(dead_code, reason = "for benchmarks whose peers are named")]
     pub(crate) fn peer(
         &mut self,
         name: &str,
@@ -180,7 +179,6 @@ fn figure(value: f64) -> String {
     }
 }
 
-#[allow(dead_code, reason = "for benchmarks of our own programs")]
 /// Builds programs optimised, as they are used, and says where they are.
 pub(crate) fn release(packages: &[&str]) -> Result<PathBuf> {
     eprintln!("bench: building {}", packages.join(", "));
@@ -191,7 +189,6 @@ pub(crate) fn release(packages: &[&str]) -> Result<PathBuf> {
     Ok(target_dir().join("release"))
 }
 
-#[allow(dead_code, reason = "for benchmarks that write files")]
 /// Where scratch files of a benchmark go: memory, so that no disk is measured.
 pub(crate) fn scratch() -> Result<tempfile::TempDir> {
     let memory = Path::new("/dev/shm");
