@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use casemate_devices::event_loop::{EventLoop, Interest, Ready, Registrar, Subscriber};
 use casemate_devices::vsock::VsockHandle;
@@ -15,12 +16,16 @@ use rustix::net::SocketFlags;
 
 use crate::machine::Line;
 use crate::stop::Stop;
+use crate::vcpu::Vcpus;
 
 const LISTENER: u32 = 0;
 const CONNECTION: u32 = 1;
 
 /// Most actions handled in one turn of the loop, so that a flood of them does not starve the guest's devices.
 const TURN: usize = 16;
+
+/// How long vCPUs may take to stand still. Pings wait meanwhile; the supervisor forgives more than this.
+const PAUSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The control socket of a running VM.
 #[derive(Debug)]
@@ -33,6 +38,7 @@ struct Server {
     host_pid: Option<u32>,
     vsock: VsockHandle,
     power_button: Line,
+    vcpus: Arc<Vcpus>,
     stop: Arc<Stop>,
 }
 
@@ -60,6 +66,7 @@ impl Control {
         host_pid: Option<u32>,
         vsock: VsockHandle,
         power_button: Line,
+        vcpus: Arc<Vcpus>,
         stop: Arc<Stop>,
         event_loop: &EventLoop,
     ) -> io::Result<Self> {
@@ -70,6 +77,7 @@ impl Control {
             host_pid,
             vsock,
             power_button,
+            vcpus,
             stop,
         }));
         let id = event_loop.add(Arc::clone(&server));
@@ -155,6 +163,14 @@ impl Server {
                 }
             }
             Ok(Action::PowerButton) => self.power_button.pulse(),
+            Ok(Action::Pause) => match self.vcpus.pause(PAUSE_LIMIT) {
+                Ok(()) => self.send(&self.state()),
+                Err(error) => self.send(&failed(&error.to_string())),
+            },
+            Ok(Action::Resume) => {
+                self.vcpus.resume();
+                self.send(&self.state());
+            }
             Ok(Action::Kill) => self.stop.ask(StopReason::Killed),
             Err(error) => {
                 tracing::warn!(%error, "control message");
@@ -169,6 +185,7 @@ impl Server {
     fn state(&self) -> Event {
         Event::State {
             phase: match self.stop.reason() {
+                None if self.vcpus.is_paused() => Phase::Paused,
                 None => Phase::Running,
                 Some(_) => Phase::Stopped,
             },

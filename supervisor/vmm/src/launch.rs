@@ -107,16 +107,6 @@ fn run_inside(
         links: inherited.links,
     };
     let devices = devices::assemble(&machine, peripherals, &main_loop, &stop)?;
-    let control = Control::start(
-        inherited.control,
-        inside.host_pid,
-        devices.vsock.clone(),
-        devices.power_button,
-        Arc::clone(&stop),
-        &main_loop,
-    )
-    .context("cannot listen on the control socket")?;
-
     let vcpus = std::mem::take(&mut machine.vcpus);
     let threads = 1 + vcpus.len() + devices.disk_loops.len();
     let gate = Gate {
@@ -130,6 +120,17 @@ fn run_inside(
     };
     let disks = devices::run_disks(devices.disk_loops, &gate).context("cannot start a thread")?;
     let vcpus = Vcpus::spawn(vcpus, &outside, &gate).context("cannot start a vCPU's thread")?;
+    let vcpus = Arc::new(vcpus);
+    let control = Control::start(
+        inherited.control,
+        inside.host_pid,
+        devices.vsock.clone(),
+        devices.power_button,
+        Arc::clone(&vcpus),
+        Arc::clone(&stop),
+        &main_loop,
+    )
+    .context("cannot listen on the control socket")?;
     inside.ready().context("the launcher has gone")?;
     gate.pass(ThreadClass::Main);
     tracing::info!("running");

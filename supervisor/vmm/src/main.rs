@@ -14,6 +14,7 @@ mod inherited;
 mod jail;
 mod launch;
 mod machine;
+mod pause;
 mod power;
 mod report;
 mod stop;

@@ -1,7 +1,7 @@
-//! vCPU threads: run the guest, hand its accesses to the buses, end when asked.
+//! vCPU threads: run the guest, hand its accesses to the buses, stand still and end when asked.
 
 use std::io;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::jail::{Filters, ThreadClass};
+use crate::pause::Pause;
 use crate::stop::Stop;
 
 /// What a vCPU reaches outside of KVM.
@@ -47,7 +48,19 @@ impl Gate {
 /// Running vCPU threads.
 #[derive(Debug)]
 pub(crate) struct Vcpus {
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    pause: Arc<Pause>,
+}
+
+/// The vCPUs do not stand still; all of them run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PauseError {
+    /// The VM ends.
+    #[error("the VM is about to end")]
+    Ending,
+    /// A thread stayed in a device for too long: a disk does not answer.
+    #[error("a vCPU waits for a device and did not stand still in time; the VM runs on, try again")]
+    TooSlow,
 }
 
 impl Vcpus {
@@ -55,27 +68,76 @@ impl Vcpus {
     pub(crate) fn spawn(vcpus: Vec<VcpuFd>, outside: &Outside, gate: &Gate) -> io::Result<Self> {
         // The signal does nothing but make KVM_RUN return.
         register_signal_handler(SIGRTMIN(), on_kick)?;
+        let pause = Arc::new(Pause::default());
         let threads = vcpus
             .into_iter()
             .enumerate()
             .map(|(index, vcpu)| {
                 let (outside, gate) = (outside.clone(), gate.clone());
+                let pause = Arc::clone(&pause);
                 std::thread::Builder::new()
                     .name(format!("vcpu{index}"))
                     .spawn(move || {
                         gate.pass(ThreadClass::Vcpu);
-                        run(vcpu, &outside);
+                        run(vcpu, &outside, &pause);
                     })
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { threads })
+        Ok(Self {
+            threads: Mutex::new(threads),
+            pause,
+        })
+    }
+
+    /// Takes all vCPUs out of the guest and returns when they stand still. Nothing happens when they do already.
+    ///
+    /// # Errors
+    /// [`PauseError`] when one does not within `limit`; then all go on.
+    pub(crate) fn pause(&self, limit: Duration) -> Result<(), PauseError> {
+        let end = Instant::now() + limit;
+        let threads = self.threads();
+        self.pause.ask();
+        while self.pause.parked() < threads.len() {
+            let failed = if threads.iter().any(JoinHandle::is_finished) {
+                Some(PauseError::Ending)
+            } else if Instant::now() >= end {
+                Some(PauseError::TooSlow)
+            } else {
+                None
+            };
+            if let Some(error) = failed {
+                self.pause.release();
+                return Err(error);
+            }
+            // Lost when it comes just before KVM_RUN, so it is sent until all stand still.
+            for thread in threads.iter() {
+                let _ = thread.kill(SIGRTMIN());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Lets the vCPUs go on.
+    pub(crate) fn resume(&self) {
+        self.pause.release();
+    }
+
+    /// Whether they stand still.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.pause.is_wanted()
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes all threads leave the guest and waits for them, but not longer than `limit`; the reason to stop must have
-    /// been given. Returns whether all have ended.
-    pub(crate) fn stop(self, limit: Duration) -> bool {
+    /// been given. Returns whether all have ended. Ends paused ones too, without another run in the guest.
+    pub(crate) fn stop(&self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
-        for thread in self.threads {
+        self.pause.release();
+        for thread in std::mem::take(&mut *self.threads()) {
             // A signal may come just before KVM_RUN and be lost, so it is sent until the thread ends.
             while !thread.is_finished() {
                 if Instant::now() >= end {
@@ -93,8 +155,18 @@ impl Vcpus {
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 /// Runs one vCPU until the VM is asked to stop.
-fn run(mut vcpu: VcpuFd, outside: &Outside) {
+fn run(mut vcpu: VcpuFd, outside: &Outside, pause: &Pause) {
     while outside.stop.reason().is_none() {
+        if pause.stand_still() {
+            // Tells the guest's watchdogs that it was the host that stood still. Only now: what KVM notes down on
+            // the clock's page before the first run is what the guest finds there. Fails when the guest has no such
+            // clock, and then has nothing to be told.
+            if let Err(error) = vcpu.kvmclock_ctrl() {
+                tracing::debug!(%error, "the guest's clock knows of no pause");
+            }
+            // The reason to stop may have come meanwhile.
+            continue;
+        }
         match vcpu.run() {
             Ok(exit) => {
                 if let Some(reason) = handle(exit, outside) {

@@ -82,6 +82,84 @@ fn control_answers_and_kills() {
     assert_eq!(vm.wait(), Some(0));
 }
 
+/// The phase that the VM says it is in; anything else is a failure.
+fn phase(vm: &Vm) -> Phase {
+    match vm.event() {
+        Event::State { phase, .. } => phase,
+        other => panic!("{other:?} instead of a state"),
+    }
+}
+
+/// Time that the vCPU threads have spent on a processor, in nanoseconds.
+fn vcpu_time(vm: &Vm) -> Vec<String> {
+    let pid = vm.pid.as_raw_nonzero();
+    fs::read_dir(format!("/proc/{pid}/task"))
+        .expect("it runs")
+        .map(|task| task.expect("it runs").path())
+        .filter(|task| {
+            fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("vcpu"))
+        })
+        .map(|task| {
+            let times = fs::read_to_string(task.join("schedstat")).expect("it runs");
+            times.split(' ').next().unwrap_or_default().to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn a_paused_guest_stands_still_until_it_is_resumed() {
+    if !has_kvm() {
+        return;
+    }
+    let (parts, mut vm) = booted();
+    for _ in 0..20 {
+        vm.act(&Action::Pause);
+        assert_eq!(phase(&vm), Phase::Paused);
+        vm.act(&Action::Resume);
+        assert_eq!(phase(&vm), Phase::Running);
+    }
+    for _ in 0..2 {
+        vm.act(&Action::Pause);
+        assert_eq!(phase(&vm), Phase::Paused, "also when it is paused already");
+    }
+    // The guest polls this byte and would power off at once.
+    rustix::io::pwrite(&parts.window, &[End::PowerOff as u8], 0).expect("memory");
+    // The threads settle on their way to sleep, and then run no more.
+    let mut before = vcpu_time(&vm);
+    vm::eventually("rest", || {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let earlier = std::mem::replace(&mut before, vcpu_time(&vm));
+        earlier == before
+    });
+    for _ in 0..100 {
+        vm.act(&Action::Ping);
+        assert_eq!(phase(&vm), Phase::Paused);
+    }
+    assert_eq!(vcpu_time(&vm), before);
+    assert_eq!(before.len(), 2);
+    // The next supervisor is told.
+    vm.reconnect(&parts);
+    vm.act(&Action::Resume);
+    assert_eq!(phase(&vm), Phase::Running);
+    let reason = StopReason::PowerOff;
+    assert_eq!(vm.event(), Event::Stopped { reason });
+    assert_eq!(vm.wait(), Some(0));
+}
+
+#[test]
+fn a_paused_vm_can_be_killed() {
+    if !has_kvm() {
+        return;
+    }
+    let (_parts, vm) = booted();
+    vm.act(&Action::Pause);
+    assert_eq!(phase(&vm), Phase::Paused);
+    vm.act(&Action::Kill);
+    let reason = StopReason::Killed;
+    assert_eq!(vm.event(), Event::Stopped { reason });
+    assert_eq!(vm.wait(), Some(0));
+}
+
 #[test]
 fn every_thread_is_jailed() {
     if !has_kvm() {

@@ -18,6 +18,13 @@ pub enum Action {
     Ping,
     /// Presses the power button: the guest's systemd powers off in its own time. Legal in [`Phase::Running`].
     PowerButton,
+    /// Takes all vCPUs out of the guest; answered by [`Event::State`] when they stand still, or by [`Event::Failed`]
+    /// when they do not within two seconds, and then they run on. Devices finish what the guest had asked of them.
+    /// Legal in [`Phase::Running`]; in [`Phase::Paused`] it changes nothing and is answered alike.
+    Pause,
+    /// Lets the vCPUs go on, after telling the guest's clock that it stood still; answered by [`Event::State`].
+    /// Legal in [`Phase::Paused`]; in [`Phase::Running`] it changes nothing and is answered alike.
+    Resume,
     /// Ends the process at once. Legal always.
     Kill,
 }
@@ -26,7 +33,7 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Event {
-    /// Sent on connection and in answer to [`Action::Ping`].
+    /// Sent on connection and in answer to [`Action::Ping`], [`Action::Pause`] and [`Action::Resume`].
     State {
         /// Where the vmm is in its life.
         phase: Phase,
@@ -51,6 +58,8 @@ pub enum Event {
 pub enum Phase {
     /// vCPUs run.
     Running,
+    /// vCPUs stand still until [`Action::Resume`]; devices and the control socket are served.
+    Paused,
     /// The guest stopped; the process is about to end.
     Stopped,
 }

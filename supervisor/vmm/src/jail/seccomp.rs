@@ -30,10 +30,11 @@ pub(crate) struct Filters {
     main: Arc<BpfProgram>,
 }
 
-/// ioctls that a running vCPU thread makes (linux/kvm.h): run the guest, and follow interrupt routes, notification
-/// addresses and the window memory's BAR when the guest moves them.
-const VCPU_IOCTLS: [u64; 5] = [
+/// ioctls that a running vCPU thread makes (linux/kvm.h): run the guest, tell it of a pause, and follow interrupt
+/// routes, notification addresses and the window memory's BAR when the guest moves them.
+const VCPU_IOCTLS: [u64; 6] = [
     0xae80,      // KVM_RUN
+    0xaead,      // KVM_KVMCLOCK_CTRL
     0x4008_ae6a, // KVM_SET_GSI_ROUTING
     0x4040_ae79, // KVM_IOEVENTFD
     0x4020_ae46, // KVM_SET_USER_MEMORY_REGION
