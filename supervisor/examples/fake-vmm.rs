@@ -63,6 +63,7 @@ fn serve(launch: &Launch) -> Result<ExitCode> {
         links.push((link.kind, PacketSocket::from(inherited(link.file)?)));
     }
     let mut control: Option<PacketSocket> = None;
+    let mut phase = Phase::Running;
     loop {
         let mut fds = vec![PollFd::new(&listener, PollFlags::IN)];
         fds.extend(
@@ -92,7 +93,15 @@ fn serve(launch: &Launch) -> Result<ExitCode> {
         if let (Some(socket), Some(true)) = (&control, ready.get(count + 1)) {
             match socket.receive(MAX_CONTROL) {
                 Ok(mut packet) => match decode(&packet.bytes, MAX_CONTROL)? {
-                    Action::Ping => say(socket, &running())?,
+                    Action::Ping => say(socket, &state(phase))?,
+                    Action::Pause => {
+                        phase = Phase::Paused;
+                        say(socket, &state(phase))?;
+                    }
+                    Action::Resume => {
+                        phase = Phase::Running;
+                        say(socket, &state(phase))?;
+                    }
                     Action::PowerButton if launch.name.as_str().starts_with("stubborn") => {}
                     Action::PowerButton => {
                         let reason = StopReason::PowerOff;
@@ -111,17 +120,14 @@ fn serve(launch: &Launch) -> Result<ExitCode> {
         }
         if ready.first() == Some(&true) {
             let socket = PacketSocket::from(accept(&listener)?);
-            say(&socket, &running())?;
+            say(&socket, &state(phase))?;
             control = Some(socket);
         }
     }
 }
 
-fn running() -> Event {
-    Event::State {
-        phase: Phase::Running,
-        pid: None,
-    }
+fn state(phase: Phase) -> Event {
+    Event::State { phase, pid: None }
 }
 
 fn say(socket: &PacketSocket, event: &Event) -> Result<()> {
