@@ -133,7 +133,7 @@ impl Transport {
     /// Connects to a port that was announced, trying again for [`OFFER_WAIT`].
     fn connect_announced(&self, port: u32) -> io::Result<UnixStream> {
         let deadline = Instant::now() + OFFER_WAIT;
-        let mut pause = Duration::from_millis(2);
+        let mut pause = Duration::from_micros(100);
         loop {
             match self.connect(port) {
                 Ok(stream) => return Ok(stream),
