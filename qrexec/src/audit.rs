@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::PathBuf,
     sync::{Mutex, PoisonError},
     time::SystemTime,
@@ -17,8 +17,11 @@ use crate::limits::MAX_SHOWN;
 /// Decisions that are kept in memory.
 const REMEMBERED: usize = 1000;
 
-/// Size at which the file is put aside as `audit.jsonl.1`: a VM that calls all the time fills twice this, not the disk.
+/// Size at which the file is put aside as `audit.jsonl.1`, and older ones move up.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
+
+/// Files that are kept beside the present one: a VM that calls all the time fills five times [`MAX_FILE`], not the disk.
+const KEPT_FILES: u32 = 4;
 
 /// How a call ended up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +135,7 @@ impl Audit {
         let mut line = serde_json::to_vec(decision)?;
         line.push(b'\n');
         if log.size > MAX_FILE {
-            fs::rename(&self.path, self.path.with_extension("jsonl.1"))?;
+            rotate(&self.path)?;
             (log.file, log.size) = open(&self.path)?;
         }
         log.file.write_all(&line)?;
@@ -141,13 +144,38 @@ impl Audit {
     }
 }
 
+/// Moves every file up by one; the oldest is overwritten. Whatever is cut off in between loses at most that one.
+fn rotate(path: &std::path::Path) -> io::Result<()> {
+    let numbered = |number: u32| match number {
+        0 => path.to_owned(),
+        number => path.with_extension(format!("jsonl.{number}")),
+    };
+    for number in (0..KEPT_FILES).rev() {
+        match fs::rename(numbered(number), numbered(number + 1)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Opens the file; a line that a crash has cut is closed, so that the next one stands for itself.
 fn open(path: &std::path::Path) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new()
+    let mut file = OpenOptions::new()
+        .read(true)
         .append(true)
         .create(true)
         .mode(0o600)
         .open(path)?;
-    let size = file.metadata()?.len();
+    let mut size = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if let Some(place) = size.checked_sub(1) {
+        file.read_exact_at(&mut last, place)?;
+    }
+    if last != *b"\n" {
+        file.write_all(b"\n")?;
+        size += 1;
+    }
     Ok((file, size))
 }
 
@@ -167,6 +195,24 @@ pub(crate) fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_move_up_and_a_cut_line_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        for number in 0..KEPT_FILES + 3 {
+            fs::write(&path, number.to_string()).unwrap();
+            rotate(&path).unwrap();
+        }
+        let kept = fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(u32::try_from(kept), Ok(KEPT_FILES));
+        let newest = fs::read_to_string(dir.path().join("audit.jsonl.1")).unwrap();
+        assert_eq!(newest, (KEPT_FILES + 2).to_string());
+        fs::write(&path, "{\"cut").unwrap();
+        assert_eq!(open(&path).unwrap().1, 6);
+        assert_eq!(open(&path).unwrap().1, 6);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"cut\n");
+    }
 
     #[test]
     fn decisions_are_kept_on_disk_and_in_memory() {
