@@ -1,7 +1,7 @@
 //! Keys that never leave their VM: `qubes.SshAgent` and `qubes.Gpg` let another VM use them, through a filter that knows
 //! which requests only use a key and which would change, add or give one away.
 //!
-//! The VM with the keys runs the service; the other one has [`proxy`] listen where its programs look for an agent.
+//! The VM with the keys runs the service; the other one has [`mod@proxy`] listen where its programs look for an agent.
 
 mod gpg;
 mod proxy;
