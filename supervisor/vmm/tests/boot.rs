@@ -140,7 +140,8 @@ fn a_paused_guest_stands_still_until_it_is_resumed() {
     // The next supervisor is told.
     vm.reconnect(&parts);
     vm.act(&Action::Resume);
-    assert_eq!(phase(&vm), Phase::Running);
+    // It has that byte to read, and may be through with everything before the answer is written.
+    assert!(matches!(phase(&vm), Phase::Running | Phase::Stopped));
     let reason = StopReason::PowerOff;
     assert_eq!(vm.event(), Event::Stopped { reason });
     assert_eq!(vm.wait(), Some(0));
