@@ -71,6 +71,28 @@ pub enum Denial {
     /// Asking makes no sense: nothing could be chosen.
     #[error("a rule asks, but there is no target to choose")]
     NothingToAsk,
+    /// There was no policy without a fault since the start.
+    #[error("the policy has an error, and there was none without since the start")]
+    NoPolicy,
+}
+
+impl Denial {
+    /// One word for scripts, the same for ever.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::InvalidTarget => "invalid-target-token",
+            Self::NotADisposableTemplate => "not-a-dispvm-template",
+            Self::NoRule => "no-match",
+            Self::Rule => "rule-deny",
+            Self::NoTarget => "allow-without-target",
+            Self::NoDefaultDisposable => "no-default-dispvm",
+            Self::Autostart => "autostart-forbidden",
+            Self::Loopback => "loopback",
+            Self::NothingToAsk => "ask-without-targets",
+            Self::NoPolicy => "no-policy",
+        }
+    }
 }
 
 /// The outcome.

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Deserialize;
+
 use crate::token::VmRef;
 
 /// One VM.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "Written")]
 pub struct Domain {
     /// The word behind `@type:`, such as `AppVM` or `DispVM`.
     pub kind: String,
@@ -24,10 +27,43 @@ pub struct Domain {
 }
 
 /// Every VM by name. The admin domain needs no entry; one of its name is ignored.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// Written as JSON it is `{"domains":{NAME:{"type","tags","default_dispvm","template_for_dispvms","power_state","uuid",
+/// "internal"}}}`; all but `type` and `power_state` may be left out, further keys are ignored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Facts {
     /// The VMs.
     pub domains: BTreeMap<String, Domain>,
+}
+
+/// A VM as it is written: the power state is a word.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    tags: BTreeSet<String>,
+    default_dispvm: Option<String>,
+    #[serde(default)]
+    template_for_dispvms: bool,
+    power_state: String,
+    uuid: Option<String>,
+    #[serde(default)]
+    internal: bool,
+}
+
+impl From<Written> for Domain {
+    fn from(written: Written) -> Self {
+        Self {
+            kind: written.kind,
+            tags: written.tags,
+            default_dispvm: written.default_dispvm,
+            template_for_dispvms: written.template_for_dispvms,
+            running: written.power_state == "Running",
+            uuid: written.uuid,
+            internal: written.internal,
+        }
+    }
 }
 
 impl Facts {
@@ -63,5 +99,26 @@ impl Facts {
         self.domains
             .get_key_value(default)
             .map(|(name, _)| name.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_read_and_nonsense_is_refused() {
+        let parse = serde_json::from_str::<Facts>;
+        let facts = parse(
+            r#"{"domains":{"work":{"type":"AppVM","tags":["t"],"default_dispvm":"d",
+            "template_for_dispvms":false,"power_state":"Running","uuid":"u","internal":false,"new":1},
+            "d":{"type":"TemplateVM","power_state":"Halted","template_for_dispvms":true}}}"#,
+        )
+        .unwrap();
+        assert!(facts.domains["work"].running);
+        assert!(facts.domains["work"].tags.contains("t"));
+        assert!(facts.domains["d"].template_for_dispvms && !facts.domains["d"].running);
+        assert!(parse("{}").is_err());
+        assert!(parse(r#"{"domains":{"work":{}}}"#).is_err());
     }
 }

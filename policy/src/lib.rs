@@ -4,7 +4,7 @@
 //! through a callback ([`Files`]), facts about VMs as plain data ([`Facts`]). Whatever is not understood, not
 //! found or not matched ends in a deny.
 //!
-//! The language is that of Qubes OS 4.1 to 4.3, without `!compat-4.0`. The outcome is that of the reference except
+//! The language is that of Qubes OS 4.1 to 4.3. The outcome is that of the reference except
 //! where it crashes or contradicts its manual:
 //!
 //! * a deny of a disposable also holds in the list that an ask offers;
@@ -17,15 +17,21 @@
 
 mod decision;
 mod evaluate;
+mod explain;
 mod facts;
 mod files;
+mod lint;
 mod parse;
 mod rule;
+mod standing;
 mod token;
 
 pub use decision::{Decision, Denial, Destination, Request, Verdict};
+pub use explain::{Explanation, Mismatch, Passed};
 pub use facts::{Domain, Facts};
 pub use files::{Files, PolicyFile, Refused, select};
-pub use parse::{Policy, PolicyError, Problem};
-pub use rule::{Action, Place, Rule};
+pub use lint::Finding;
+pub use parse::{Policy, PolicyError, Problem, Reading};
+pub use rule::{Action, Columns, Place, Rule};
+pub use standing::Standing;
 pub use token::{InvalidToken, Pattern, VmRef, Wish};

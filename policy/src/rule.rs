@@ -19,11 +19,24 @@ impl fmt::Display for Place {
     }
 }
 
+/// Characters of a line at which fields begin, from 1; 0 where the line was made from another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Columns {
+    /// Of the source.
+    pub source: u32,
+    /// Of the target.
+    pub target: u32,
+    /// Of the action.
+    pub action: u32,
+}
+
 /// One line of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Where it stands.
     pub place: Place,
+    /// Where its fields stand.
+    pub at: Columns,
     /// The service, `None` for `*`.
     pub service: Option<String>,
     /// The argument with its `+`, `None` for `*`.
@@ -77,6 +90,32 @@ impl Rule {
         match &self.action {
             Action::Deny => None,
             Action::Allow { redirect, .. } | Action::Ask { redirect, .. } => redirect.as_ref(),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    /// As a line of a policy, with single spaces.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let any = |text: &Option<String>| text.clone().unwrap_or_else(|| "*".to_owned());
+        let (service, argument) = (any(&self.service), any(&self.argument));
+        write!(f, "{service} {argument} {} {} ", self.source, self.target)?;
+        f.write_str(self.action.word())?;
+        if let Some(wish) = self.redirect() {
+            write!(f, " target={wish}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Action {
+    /// The word in the rule.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Allow { .. } => "allow",
+            Self::Ask { .. } => "ask",
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Words for VMs: what may stand in which column, and what it matches.
 
+use std::fmt;
+
 use crate::{
     decision::{Denial, Party, Requested},
     facts::Facts,
@@ -265,6 +267,38 @@ impl From<Wish> for Pattern {
             Wish::Vm(vm) => Self::Vm(vm),
             Wish::Disposable => Self::Disposable,
             Wish::DisposableOf(vm) => Self::DisposableOf(vm),
+        }
+    }
+}
+
+impl fmt::Display for VmRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Uuid(uuid) => write!(f, "uuid:{uuid}"),
+        }
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Pattern::from(self.clone()).fmt(f)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything => f.write_str("*"),
+            Self::AnyVm => f.write_str("@anyvm"),
+            Self::Admin => f.write_str(VmRef::ADMIN_NAME),
+            Self::Vm(vm) => vm.fmt(f),
+            Self::Default => f.write_str("@default"),
+            Self::Disposable => f.write_str("@dispvm"),
+            Self::DisposableOf(vm) => write!(f, "@dispvm:{vm}"),
+            Self::DisposableTagged(tag) => write!(f, "@dispvm:@tag:{tag}"),
+            Self::Tagged(tag) => write!(f, "@tag:{tag}"),
+            Self::OfType(kind) => write!(f, "@type:{kind}"),
         }
     }
 }

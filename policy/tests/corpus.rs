@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_policy::{
-    Action, Denial, Destination, Domain, Facts, Files, Policy, PolicyFile, Request, Rule, Verdict,
-    select,
+    Action, Destination, Domain, Facts, Files, Policy, PolicyFile, Request, Rule, Verdict, select,
 };
 use serde_json::Value;
 
@@ -63,28 +62,7 @@ fn main_policy(files: &Value) -> Result<Policy, String> {
 }
 
 fn facts(system: &Value) -> Facts {
-    let domains = system["domains"].as_object().expect("domains");
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let domain = |value: &Value| Domain {
-        kind: text(&value["type"]).expect("a type"),
-        tags: value["tags"]
-            .as_array()
-            .expect("tags")
-            .iter()
-            .filter_map(text)
-            .collect(),
-        default_dispvm: text(&value["default_dispvm"]),
-        template_for_dispvms: value["template_for_dispvms"] == true,
-        running: value["power_state"] == "Running",
-        uuid: text(&value["uuid"]),
-        internal: value["internal"] == true,
-    };
-    let domains = domains
-        .iter()
-        .map(|(name, value)| (name.clone(), domain(value)));
-    Facts {
-        domains: domains.collect(),
-    }
+    serde_json::from_value(system.clone()).expect("facts")
 }
 
 /// A recorded place in our words: by name, whatever it was called there.
@@ -112,20 +90,6 @@ fn place(text: &str, facts: &Facts) -> String {
     format!("{prefix}{name}")
 }
 
-fn reason(denial: Denial) -> &'static str {
-    match denial {
-        Denial::InvalidTarget => "invalid-target-token",
-        Denial::NotADisposableTemplate => "not-a-dispvm-template",
-        Denial::NoRule => "no-match",
-        Denial::Rule => "rule-deny",
-        Denial::NoTarget => "allow-without-target",
-        Denial::NoDefaultDisposable => "no-default-dispvm",
-        Denial::Autostart => "autostart-forbidden",
-        Denial::Loopback => "loopback",
-        Denial::NothingToAsk => "ask-without-targets",
-    }
-}
-
 /// What we say, in the words of the corpus.
 fn ours(policy: &Policy, request: &Value, facts: &Facts) -> String {
     let text = |key: &str| request[key].as_str().expect("a text");
@@ -141,7 +105,7 @@ fn ours(policy: &Policy, request: &Value, facts: &Facts) -> String {
     let rule = decision.rule.map_or(0, |place| place.line);
     let notify = decision.notify;
     match decision.verdict {
-        Verdict::Deny(denial) => format!("deny {} rule {rule} notify {notify}", reason(denial)),
+        Verdict::Deny(denial) => format!("deny {} rule {rule} notify {notify}", denial.word()),
         Verdict::Allow {
             target,
             user,

@@ -135,7 +135,7 @@ fn an_error_says_where_it_is() {
         ("s * @default b allow", "10-a.policy:1:5"),
         ("s * a @default allow", "10-a.policy:1:7"),
         ("s *\ta b allow notify=maybe", "10-a.policy:1:15"),
-        ("!compat-4.0", "10-a.policy:1:1"),
+        ("!compat-4.0 x", "10-a.policy:1:1"),
         ("!include-service s/ * f", "10-a.policy:1:18"),
     ] {
         let error = read(text).expect_err(text).to_string();

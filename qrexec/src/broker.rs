@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use casemate_policy::Policy;
+use casemate_policy::Standing;
 use casemate_qrexec_wire::CommandLine;
 use casemate_vm::{VmId, VmName};
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};
@@ -21,7 +21,7 @@ use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 use crate::{
     audit::{Audit, Entry, Outcome},
     peers::Peers,
-    policies::{Broken, Policies},
+    policies::Policies,
     session::{Carrier, Host, SessionError, Streams, Vm},
 };
 
@@ -44,8 +44,8 @@ pub(crate) struct Broker {
     /// Calls of the admin side that run; each channel closes with its call.
     calls: Mutex<HashMap<u64, watch::Receiver<()>>>,
     next: AtomicU64,
-    /// The fault of the policy that the person was told last.
-    told: Mutex<Option<Broken>>,
+    /// The faults of the policy that the person was told last.
+    told: Mutex<Vec<String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -128,8 +128,8 @@ impl Broker {
         names
     }
 
-    /// The policy as it is on disk now; tells the person about a fault, once.
-    pub(crate) async fn policy(&self) -> Result<Arc<Policy>, Broken> {
+    /// The policy as it is on disk now; tells the person about faults, once, and when they are mended.
+    pub(crate) async fn policy(&self) -> Arc<Standing> {
         let current = match self.policies.if_unchanged() {
             // A few looks at files that are in the cache take less time than another thread's turn.
             Some(current) => current,
@@ -137,22 +137,44 @@ impl Broker {
                 let policies = Arc::clone(&self.policies);
                 spawn_blocking(move || policies.current())
                     .await
-                    .unwrap_or_else(|error| Err(Broken(error.to_string().into())))
+                    .unwrap_or_else(|error| Arc::new(Standing::faulty(error.to_string())))
             }
         };
-        let fault = current.as_ref().err().cloned();
-        let is_news = {
+        let (is_news, was_faulty) = {
             let mut told = lock(&self.told);
-            let is_news = *told != fault;
-            told.clone_from(&fault);
-            is_news
+            let was_faulty = !told.is_empty();
+            let is_news = *told != current.faults();
+            current.faults().clone_into(&mut told);
+            (is_news, was_faulty)
         };
-        if let Some(fault) = fault.filter(|_| is_news) {
-            tracing::error!(%fault, "the policy is broken; every call is denied");
-            let text = format!("Every call is denied until the policy is put right: {fault}");
-            self.peers.notify("failed", text).await;
+        if is_news {
+            self.tell_of_policy(&current, was_faulty).await;
         }
         current
+    }
+
+    async fn tell_of_policy(&self, policy: &Standing, was_faulty: bool) {
+        let Some(first) = policy.faults().first() else {
+            if was_faulty {
+                tracing::info!("the policy is without fault again");
+            }
+            return;
+        };
+        let what = match policy.good() {
+            Some(_) => {
+                "The policy has an error. The last good one holds, less what the new one denies"
+            }
+            None => "Every call is denied until the policy is put right",
+        };
+        for fault in policy.faults() {
+            tracing::error!(%fault, "{what}");
+        }
+        let more = match policy.faults().len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let text = format!("{what}: {first}{more}");
+        self.peers.notify("failed", text).await;
     }
 
     /// Runs a command in a VM for the admin side; returns the call's number and the client end of its data stream.

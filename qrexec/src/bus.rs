@@ -88,6 +88,10 @@ impl QrexecBus {
             .audit
             .last(usize::try_from(limit).unwrap_or(usize::MAX))
     }
+
+    async fn policy_faults(&self) -> Vec<String> {
+        self.0.policy().await.faults().to_vec()
+    }
 }
 
 impl QrexecBus {

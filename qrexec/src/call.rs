@@ -6,7 +6,7 @@ use std::{
 };
 
 use casemate_api::{AskTarget, Question};
-use casemate_policy::{Decision, Destination, Facts, Request, Verdict};
+use casemate_policy::{Decision, Denial, Destination, Facts, Request, Verdict};
 use casemate_qrexec_wire::{Execute, ServiceCall, Target, Trigger, Work};
 use casemate_vm::VmName;
 use tokio::{sync::watch, time::timeout};
@@ -156,20 +156,27 @@ impl Call {
             .facts()
             .await
             .map_err(|error| Refusal::failed(&error))?;
-        let policy = self.broker.policy().await.map_err(|broken| Refusal {
-            outcome: Outcome::Deny,
-            rule: String::new(),
-            reason: format!("the policy cannot be read: {broken}"),
-            // The person is told of the policy instead.
-            notify: false,
-        })?;
+        let policy = self.broker.policy().await;
         let request = Request {
             source: self.source.name.as_str(),
             target: self.requested.as_str(),
             service: self.service.service(),
             argument: self.service.argument(),
         };
-        Ok((policy.decide(&request, &facts), facts))
+        let decision = policy.decide(&request, &facts);
+        if let (Verdict::Deny(denial), [fault, ..]) = (&decision.verdict, policy.faults()) {
+            return Err(Refusal {
+                outcome: Outcome::Deny,
+                rule: decision
+                    .rule
+                    .map(|rule| rule.to_string())
+                    .unwrap_or_default(),
+                reason: format!("{denial}; the policy has an error: {fault}"),
+                // Without any policy the person is told of that instead.
+                notify: decision.notify && *denial != Denial::NoPolicy,
+            });
+        }
+        Ok((decision, facts))
     }
 
     async fn ask(

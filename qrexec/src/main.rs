@@ -12,7 +12,6 @@ mod broker;
 mod bus;
 mod call;
 mod client;
-mod facts;
 mod limits;
 mod local;
 mod peers;

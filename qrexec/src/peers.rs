@@ -9,7 +9,7 @@ use casemate_api::{Answer, Bus, Error, Notice, Question};
 use casemate_policy::Facts;
 use casemate_vm::VmName;
 
-use crate::{alone::Alone, facts};
+use crate::alone::Alone;
 
 /// How long a short question may take.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -121,7 +121,7 @@ impl House {
                 self.supervisor().await?.facts().await
             })
             .await?;
-        facts::parse(&json).map_err(|error| {
+        serde_json::from_str(&json).map_err(|error| {
             PeerError(format!(
                 "the supervisor's facts cannot be understood: {error}"
             ))

@@ -1,8 +1,8 @@
 //! The policy files on disk, read again when they have changed.
 //!
-//! Each call is judged by the files as they are when it comes. A file that cannot be read or understood denies every
-//! call until it is put right: half a policy could allow what the other half denies. A directory that does not exist
-//! is an empty one, but one of them must exist.
+//! Each call is judged by the files as they are when it comes. While one of them cannot be read or understood, the last
+//! policy without a fault holds, less what the new text denies ([`Standing`]). A directory that does not exist is an
+//! empty one, but one of them must exist.
 
 use std::{
     cell::RefCell,
@@ -13,12 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use casemate_policy::{Files, Policy, select};
-
-/// Why there is no policy: a sentence that names file and line where it can.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Broken(pub(crate) Arc<str>);
+use casemate_policy::{Files, Reading, Standing, select};
 
 /// Times that files are read again because they changed meanwhile.
 const ATTEMPTS: usize = 5;
@@ -34,11 +29,15 @@ pub(crate) struct Policies {
     cached: Mutex<Option<Cached>>,
 }
 
+/// What is said when no reading came to an end.
+const RESTLESS: &str =
+    "the policy files change all the time; nothing new is allowed until they rest";
+
 #[derive(Debug)]
 struct Cached {
     seen: Vec<Seen>,
     settled: bool,
-    policy: Result<Arc<Policy>, Broken>,
+    policy: Arc<Standing>,
 }
 
 /// A file or directory that was looked at, and what shows whether it has changed.
@@ -79,51 +78,50 @@ impl Policies {
         }
     }
 
-    /// The policy as it is on disk now. Blocks.
-    ///
-    /// # Errors
-    /// [`Broken`]; every call is to be denied.
-    pub(crate) fn current(&self) -> Result<Arc<Policy>, Broken> {
+    /// The policy as it is on disk now, with what is wrong with it. Blocks.
+    pub(crate) fn current(&self) -> Arc<Standing> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cached) = &*cached
             && cached.settled
             && is_unchanged(&cached.seen)
         {
-            return cached.policy.clone();
+            return Arc::clone(&cached.policy);
         }
-        let fresh = self.read();
-        let policy = fresh.policy.clone();
+        let before = cached.as_ref().map_or_else(
+            || Standing::faulty("no policy was read yet".to_owned()),
+            |cached| Standing::clone(&cached.policy),
+        );
+        let fresh = self.read(before);
+        let policy = Arc::clone(&fresh.policy);
         *cached = Some(fresh);
         policy
     }
 
     /// The policy that was read last, if a look at the files shows that it is that of now. Does not wait.
-    pub(crate) fn if_unchanged(&self) -> Option<Result<Arc<Policy>, Broken>> {
+    pub(crate) fn if_unchanged(&self) -> Option<Arc<Standing>> {
         let cached = self.cached.try_lock().ok()?;
         let cached = cached.as_ref()?;
-        (cached.settled && is_unchanged(&cached.seen)).then(|| cached.policy.clone())
+        (cached.settled && is_unchanged(&cached.seen)).then(|| Arc::clone(&cached.policy))
     }
 
-    fn read(&self) -> Cached {
+    fn read(&self, before: Standing) -> Cached {
         for _ in 0..ATTEMPTS {
             let now = SystemTime::now();
             let disk = Disk::new(&self.directories);
-            let policy = disk.policy();
+            let (reading, faults) = disk.reading();
             let seen = disk.seen.into_inner();
             if is_unchanged(&seen) {
                 return Cached {
                     settled: is_settled(&seen, now),
                     seen,
-                    policy: policy.map(Arc::new),
+                    policy: Arc::new(before.follow(reading, faults)),
                 };
             }
         }
         Cached {
             seen: Vec::new(),
             settled: false,
-            policy: Err(Broken(
-                "the policy files change all the time; nothing is allowed until they rest".into(),
-            )),
+            policy: Arc::new(before.follow(Reading::default(), vec![RESTLESS.to_owned()])),
         }
     }
 }
@@ -161,38 +159,43 @@ impl<'a> Disk<'a> {
         }
     }
 
-    fn policy(&self) -> Result<Policy, Broken> {
-        let broken = |text: String| Broken(text.into());
+    /// All that can be read, and what is wrong with the directories themselves.
+    fn reading(&self) -> (Reading, Vec<String>) {
         let mut names = Vec::new();
+        let mut faults = Vec::new();
         let mut exists = false;
         for directory in self.directories {
-            match self.list(directory) {
+            names.push(match self.list(directory) {
                 Ok(listed) => {
                     exists = true;
-                    names.push(listed);
+                    listed
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => names.push(Vec::new()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
                 Err(error) => {
-                    return Err(broken(format!(
+                    faults.push(format!(
                         "{}: cannot be read ({error}); a policy directory made after the broker needs its restart",
                         directory.display()
-                    )));
+                    ));
+                    Vec::new()
                 }
-            }
+            });
         }
-        if !exists {
+        if !exists && faults.is_empty() {
             let paths: Vec<_> = self
                 .directories
                 .iter()
                 .map(|path| path.display().to_string())
                 .collect();
-            return Err(broken(format!(
-                "none of the policy directories exists: {}",
-                paths.join(", ")
-            )));
+            let paths = paths.join(", ");
+            faults.push(format!("none of the policy directories exists: {paths}"));
         }
-        let top = select(&names).map_err(|refused| broken(refused.to_string()))?;
-        Policy::read(&top, self).map_err(|error| broken(error.to_string()))
+        match select(&names) {
+            Ok(top) => (Reading::new(&top, self), faults),
+            Err(refused) => {
+                faults.push(refused.to_string());
+                (Reading::default(), faults)
+            }
+        }
     }
 
     fn look(&self, path: &Path) {
@@ -261,8 +264,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (own, shipped) = (dir.path().join("own"), dir.path().join("shipped"));
         let policies = Policies::new(vec![own.clone(), shipped.clone()]);
-        let rules = || policies.current().map(|policy| policy.rules.len());
-        let error = || rules().unwrap_err().to_string();
+        let rules = || {
+            let policy = policies.current();
+            assert_eq!(policy.faults(), [] as [String; 0]);
+            policy.good().map(|policy| policy.rules.len())
+        };
+        let error = || policies.current().faults().join("\n");
+        let kept = || policies.current().good().map(|policy| policy.rules.len());
         assert!(error().contains("none of the policy directories exists"));
 
         fs::create_dir(&shipped).unwrap();
@@ -271,23 +279,24 @@ mod tests {
             "* * @anyvm @anyvm deny\n",
         )
         .unwrap();
-        assert_eq!(rules(), Ok(1));
+        assert_eq!(rules(), Some(1));
 
         fs::create_dir(&own).unwrap();
         fs::write(own.join("10-own.policy"), "s * a b allow\n!include inc/x\n").unwrap();
         assert!(error().contains("10-own.policy:2"), "{}", error());
+        assert_eq!(kept(), Some(1), "the last good policy holds");
         fs::create_dir(own.join("inc")).unwrap();
         fs::write(own.join("inc/x"), "s * a c allow\n").unwrap();
-        assert_eq!(rules(), Ok(3));
+        assert_eq!(rules(), Some(3));
         fs::write(own.join("inc/x"), "s * a c allow\ns * a d oops\n").unwrap();
         assert!(error().contains("inc/x:2:9: 'oops'"), "{}", error());
         fs::write(own.join("inc/x"), "").unwrap();
-        assert_eq!(rules(), Ok(2));
+        assert_eq!(rules(), Some(2));
 
         std::os::unix::fs::symlink("nowhere", own.join("20-link.policy")).unwrap();
         assert!(error().contains("20-link.policy"), "{}", error());
         fs::remove_file(own.join("20-link.policy")).unwrap();
-        assert_eq!(rules(), Ok(2));
+        assert_eq!(rules(), Some(2));
         fs::write(own.join("Bad.policy"), "").unwrap();
         assert!(error().contains("'Bad.policy'"), "{}", error());
     }

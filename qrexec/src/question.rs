@@ -119,7 +119,7 @@ async fn answer(asked: &Asked, broker: &Broker) -> Option<String> {
     let requested = Target::sanitise(asked.target.as_deref()?.as_bytes());
     let call = ServiceCall::sanitise(asked.call.as_deref()?.as_bytes()).ok()?;
     let facts = broker.peers.facts().await.ok()?;
-    let policy = broker.policy().await.ok()?;
+    let policy = broker.policy().await;
     let request = Request {
         source,
         target: requested.as_str(),

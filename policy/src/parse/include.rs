@@ -5,39 +5,43 @@ use std::sync::Arc;
 use crate::{
     files::{Files, PolicyFile, select},
     parse::{
-        PolicyError, Problem,
+        PolicyError, Problem, Reading,
         line::{self, Directive, Fields, Line, ServiceColumns},
     },
-    rule::{Place, Rule},
+    rule::Place,
 };
 
 /// Deepest chain of includes: a file that includes itself ends there instead of in a stack overflow.
 pub(super) const MAX_DEPTH: usize = 16;
 
-/// Reads a top-level file into `rules`.
-pub(super) fn file(
-    file: &PolicyFile,
-    files: &impl Files,
-    rules: &mut Vec<Rule>,
-) -> Result<(), PolicyError> {
+/// Most files that are read for one policy: files that include each other twice would double with every level.
+pub(super) const MAX_FILES: usize = 4096;
+
+/// Where `!compat-4.0` finds the rules of Qubes 4.0.
+const LEGACY: &str = "/etc/qubes-rpc/policy";
+
+/// Reads a top-level file into `into`; `budget` is the number of files that may still be read.
+pub(super) fn file(file: &PolicyFile, files: &impl Files, into: &mut Reading, budget: &mut usize) {
     let mut reader = Reader {
         files,
         directory: file.directory,
-        rules,
+        into,
+        budget,
     };
     reader.file(&file.name, None, 0, &|problem| PolicyError {
         file: files.display(file.directory, &file.name),
         line: 0,
         column: 0,
         problem,
-    })
+    });
 }
 
 struct Reader<'a, F> {
     files: &'a F,
     /// The directory of the top-level file; every include is relative to it.
     directory: usize,
-    rules: &'a mut Vec<Rule>,
+    into: &'a mut Reading,
+    budget: &'a mut usize,
 }
 
 impl<F: Files> Reader<'_, F> {
@@ -49,14 +53,22 @@ impl<F: Files> Reader<'_, F> {
         old: Option<&ServiceColumns>,
         depth: usize,
         error: &dyn Fn(Problem) -> PolicyError,
-    ) -> Result<(), PolicyError> {
+    ) {
         if depth > MAX_DEPTH {
-            return Err(error(Problem::TooDeep));
+            return self.into.errors.push(error(Problem::TooDeep));
         }
-        let text = self
-            .files
-            .text(self.directory, path)
-            .map_err(|why| error(Problem::Unreadable(why)))?;
+        // Said once: every further include would only say the same.
+        let Some(left) = self.budget.checked_sub(1) else {
+            if self.into.errors.last().map(|last| &last.problem) != Some(&Problem::TooMany) {
+                self.into.errors.push(error(Problem::TooMany));
+            }
+            return;
+        };
+        *self.budget = left;
+        let text = match self.files.text(self.directory, path) {
+            Ok(text) => text,
+            Err(why) => return self.into.errors.push(error(Problem::Unreadable(why))),
+        };
         let name: Arc<str> = self.files.display(self.directory, path).into();
         for (number, text) in (1u32..).zip(text.split('\n')) {
             let place = Place {
@@ -72,15 +84,15 @@ impl<F: Files> Reader<'_, F> {
                 column: if old.is_some() { 0 } else { column },
                 problem,
             };
-            match line::parse(&fields, old, place).map_err(at)? {
-                Line::Blank => {}
-                Line::Rule(rule) => self.rules.push(*rule),
-                Line::Directive(directive) => {
-                    self.directive(directive, old, depth, &|problem| at((0, problem)))?;
+            match line::parse(&fields, old, place) {
+                Ok(Line::Blank) => {}
+                Ok(Line::Rule(rule)) => self.into.rules.rules.push(*rule),
+                Ok(Line::Directive(directive)) => {
+                    self.directive(directive, old, depth, &|problem| at((0, problem)));
                 }
+                Err(located) => self.into.errors.push(at(located)),
             }
         }
-        Ok(())
     }
 
     fn directive(
@@ -89,24 +101,49 @@ impl<F: Files> Reader<'_, F> {
         old: Option<&ServiceColumns>,
         depth: usize,
         error: &dyn Fn(Problem) -> PolicyError,
-    ) -> Result<(), PolicyError> {
+    ) {
         match directive {
             Directive::Include(path) => self.file(&path, old, depth + 1, error),
             Directive::IncludeService(columns, path) => {
-                self.file(&path, Some(&columns), depth + 1, error)
+                self.file(&path, Some(&columns), depth + 1, error);
             }
             Directive::IncludeDirectory(path) => {
-                let names = self
+                let chosen = self
                     .files
                     .names(self.directory, &path)
-                    .map_err(|why| error(Problem::Unreadable(why)))?;
-                let chosen = select(&[names])
-                    .map_err(|refused| error(Problem::Unreadable(refused.to_string())))?;
-                for PolicyFile { name, .. } in chosen {
-                    self.file(&format!("{path}/{name}"), old, depth + 1, error)?;
+                    .and_then(|names| select(&[names]).map_err(|refused| refused.to_string()));
+                match chosen {
+                    Ok(chosen) => {
+                        for PolicyFile { name, .. } in chosen {
+                            self.file(&format!("{path}/{name}"), old, depth + 1, error);
+                        }
+                    }
+                    Err(why) => self.into.errors.push(error(Problem::Unreadable(why))),
                 }
-                Ok(())
             }
+            Directive::Compatibility => self.legacy(depth, error),
+        }
+    }
+
+    /// The rules of Qubes 4.0: a file for each service, and for each argument that has rules of its own.
+    fn legacy(&mut self, depth: usize, error: &dyn Fn(Problem) -> PolicyError) {
+        let names = match self.files.names(self.directory, LEGACY) {
+            Ok(names) => names,
+            Err(why) => return self.into.errors.push(error(Problem::Unreadable(why))),
+        };
+        let mut found: Vec<(ServiceColumns, String)> = names
+            .into_iter()
+            .filter_map(|name| Some((ServiceColumns::of_file(&name)?, name)))
+            .collect();
+        found.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
+        for (columns, name) in found {
+            let path = format!("{LEGACY}/{name}");
+            self.file(&path, Some(&columns), depth + 1, error);
+            let place = Place {
+                file: self.files.display(self.directory, &path).into(),
+                line: 0,
+            };
+            self.into.rules.rules.extend(columns.closing(&place));
         }
     }
 }

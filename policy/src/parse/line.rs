@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     parse::Problem,
-    rule::{Action, Place, Rule},
+    rule::{Action, Columns, Place, Rule},
     token::{InvalidToken, Pattern, Wish},
 };
 
@@ -54,6 +54,53 @@ pub(super) enum Directive {
     Include(String),
     IncludeDirectory(String),
     IncludeService(ServiceColumns, String),
+    Compatibility,
+}
+
+impl ServiceColumns {
+    /// The columns of a file of Qubes 4.0, which is named `SERVICE` or `SERVICE+ARGUMENT`; `None` for other names.
+    pub(super) fn of_file(name: &str) -> Option<Self> {
+        const LEFTOVERS: [&str; 3] = [".rpmsave", ".rpmnew", ".swp"];
+        if name.starts_with('.') || LEFTOVERS.iter().any(|end| name.ends_with(end)) {
+            return None;
+        }
+        let (service, argument) = match name.find('+') {
+            Some(at) => name.split_at(at),
+            None => (name, "*"),
+        };
+        if service.is_empty() || service == "*" {
+            return None;
+        }
+        service_columns((0, service), (0, argument)).ok()
+    }
+
+    /// Files in the order in which they are read: by service, those with an argument before the one without.
+    pub(super) fn order(&self) -> (Option<&str>, bool, Option<&str>) {
+        (
+            self.service.as_deref(),
+            self.argument.is_none(),
+            self.argument.as_deref(),
+        )
+    }
+
+    /// What a file with an argument ends with: the file without one does not speak about this argument.
+    pub(super) fn closing(&self, place: &Place) -> Vec<Rule> {
+        if self.argument.is_none() {
+            return Vec::new();
+        }
+        [Pattern::AnyVm, Pattern::Admin]
+            .map(|target| Rule {
+                place: place.clone(),
+                at: Columns::default(),
+                service: self.service.clone(),
+                argument: self.argument.clone(),
+                source: Pattern::AnyVm,
+                target,
+                action: Action::Deny,
+                notify: true,
+            })
+            .into()
+    }
 }
 
 /// Rewrites a line of the old format to the words of this one.
@@ -98,6 +145,11 @@ pub(super) fn parse(
         return Err((*column, problem));
     };
     let located = |at: u32| move |invalid: InvalidToken| (at, Problem::Token(invalid));
+    let at = Columns {
+        source: source.0,
+        target: target.0,
+        action: action.0,
+    };
     let source = Pattern::source(source.1).map_err(located(source.0))?;
     let target_at = target.0;
     let target = Pattern::target(target.1).map_err(located(target_at))?;
@@ -107,6 +159,7 @@ pub(super) fn parse(
     }
     Ok(Line::Rule(Box::new(Rule {
         place,
+        at,
         service: columns.service,
         argument: columns.argument,
         source,
@@ -132,7 +185,7 @@ fn directive(fields: &[(u32, &str)], old: bool) -> Result<Directive, (Option<u32
                 .map(|columns| Directive::IncludeService(columns, (*path).to_owned()))
                 .map_err(|(column, problem)| (Some(column), problem))
         }
-        ["!compat-4.0"] => Err((None, Problem::Compatibility)),
+        ["!compat-4.0"] => Ok(Directive::Compatibility),
         [
             word @ ("!include" | "!include-dir" | "!include-service" | "!compat-4.0"),
             ..,

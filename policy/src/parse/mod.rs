@@ -20,11 +20,39 @@ impl Policy {
     /// # Errors
     /// The first [`PolicyError`].
     pub fn read(top: &[PolicyFile], files: &impl Files) -> Result<Self, PolicyError> {
-        let mut rules = Vec::new();
+        Reading::new(top, files).policy()
+    }
+}
+
+/// What could be read of a policy, and what not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// The rules that could be read, in their order.
+    pub rules: Policy,
+    /// Everything that could not, in the order of reading.
+    pub errors: Vec<PolicyError>,
+}
+
+impl Reading {
+    /// Reads as much as can be read.
+    pub fn new(top: &[PolicyFile], files: &impl Files) -> Self {
+        let mut reading = Self::default();
+        let mut budget = include::MAX_FILES;
         for file in top {
-            include::file(file, files, &mut rules)?;
+            include::file(file, files, &mut reading, &mut budget);
         }
-        Ok(Self { rules })
+        reading
+    }
+
+    /// The policy, if there is nothing wrong with it.
+    ///
+    /// # Errors
+    /// The first [`PolicyError`].
+    pub fn policy(self) -> Result<Policy, PolicyError> {
+        match self.errors.into_iter().next() {
+            None => Ok(self.rules),
+            Some(error) => Err(error),
+        }
     }
 }
 
@@ -116,12 +144,12 @@ pub enum Problem {
     /// A directive with too few or too many words.
     #[error("{0} takes another number of words")]
     DirectiveWords(String),
-    /// The directive that reads the rules of Qubes 4.0.
-    #[error("!compat-4.0 is not supported; convert the old rules to this format")]
-    Compatibility,
     /// Files that include each other, or too deeply.
     #[error("files are included more than {} deep", include::MAX_DEPTH)]
     TooDeep,
+    /// Files that include each other so often that nobody waits for the end.
+    #[error("more than {} files are read for this policy", include::MAX_FILES)]
+    TooMany,
     /// A file that cannot be read.
     #[error("{0}")]
     Unreadable(String),
