@@ -58,4 +58,6 @@ pub trait Qrexec1 {
     fn wait_call(&self, call: u64) -> Result<(), Error>;
     /// The last `limit` decisions.
     fn decisions(&self, limit: u32) -> Result<Vec<Decision>, Error>;
+    /// What is wrong with the policy files as they are now, each with file, line and column; empty when nothing is.
+    fn policy_faults(&self) -> Result<Vec<String>, Error>;
 }

@@ -66,6 +66,7 @@ const CRATES: [(&str, Floor, &[&str]); 19] = [
         &[
             "casemate-vm",
             "casemate-api",
+            "casemate-policy",
             "casemate-vmm-control",
             "casemate-qrexec-wire",
         ],

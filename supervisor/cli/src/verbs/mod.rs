@@ -8,6 +8,7 @@ mod kill;
 mod logs;
 mod ls;
 mod open;
+mod policy;
 mod remove;
 mod run;
 mod screenshot;
@@ -42,6 +43,8 @@ pub(crate) enum Verb {
     Windows(windows::Args),
     Screenshot(screenshot::Args),
     Audit(audit::Args),
+    #[command(subcommand)]
+    Policy(policy::Args),
     Status(status::Args),
     Doctor(doctor::Args),
     #[command(subcommand, hide = true)]
@@ -66,6 +69,7 @@ impl Verb {
             Self::Windows(args) => args.run().await.map(done),
             Self::Screenshot(args) => args.run().await.map(done),
             Self::Audit(args) => args.run().await.map(done),
+            Self::Policy(args) => args.run().await,
             Self::Status(args) => args.run().await.map(done),
             Self::Doctor(args) => args.run().await,
             Self::Input(args) => args.run().await.map(done),
