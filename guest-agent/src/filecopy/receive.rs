@@ -141,8 +141,11 @@ impl<R: Read> Stream<'_, R> {
             Kind::File | Kind::Link => Refusal::Errno(Errno::ILSEQ),
         })?;
         match kind {
-            Kind::File => self.file(&parent(root, &name)?, name.base(), header, &times),
-            Kind::Directory => directory(&parent(root, &name)?, name.base(), header, &times),
+            Kind::File => {
+                let parent = self.parent(root, &name)?;
+                self.file(&parent, name.base(), header, &times)
+            }
+            Kind::Directory => directory(&self.parent(root, &name)?, name.base(), header, &times),
             Kind::Link => self.link(root, &name, header, &times),
         }
     }
@@ -157,6 +160,10 @@ impl<R: Read> Stream<'_, R> {
     ) -> Result<(), Refusal> {
         if i64::try_from(header.file_len).is_err() {
             return Err(Errno::DQUOT.into());
+        }
+        // Said before the content is read, not after the last of its gigabytes; `linkat` still has the last word.
+        if rustix::fs::statat(parent, base, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            return Err(Errno::EXIST.into());
         }
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
         let nameless = match rustix::fs::openat(parent, ".", flags, Mode::RUSR | Mode::WUSR) {
@@ -223,27 +230,37 @@ impl<R: Read> Stream<'_, R> {
             .filter(|length| *length <= MAX_NAME);
         let mut target = vec![0; length.ok_or(Refusal::Errno(Errno::NAMETOOLONG))? as usize];
         self.exactly(&mut target)?;
-        check_link(name, &target).map_err(|bad| match bad {
-            BadLink::Escapes => Refusal::Errno(Errno::NOLINK),
-            BadLink::Unsafe => Refusal::Errno(Errno::ILSEQ),
-        })?;
-        let parent = parent(root, name)?;
+        if let Some(end) = target.iter().position(|byte| *byte == 0) {
+            target.truncate(end);
+        }
+        if let Err(bad) = check_link(name, &target) {
+            // The sender is to be told what was wrong, which is not the name.
+            self.last_name = target;
+            return Err(Refusal::Errno(match bad {
+                BadLink::Escapes => Errno::NOLINK,
+                BadLink::Unsafe => Errno::ILSEQ,
+            }));
+        }
+        let parent = self.parent(root, name)?;
         rustix::fs::symlinkat(target.as_slice(), &parent, name.base())?;
         rustix::fs::utimensat(&parent, name.base(), times, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(())
     }
-}
 
-/// Opens the directory that holds `name`, one component at a time, following no link.
-fn parent(root: &OwnedFd, name: &EntryName) -> Result<OwnedFd, Refusal> {
-    let mut directory = root
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(|_| Refusal::Errno(Errno::MFILE))?;
-    for component in name.parents() {
-        directory = open_directory(&directory, component)?;
+    /// Opens the directory that holds `name`, one component at a time, following no link. A component that cannot be
+    /// opened is what the sender is told of.
+    fn parent(&mut self, root: &OwnedFd, name: &EntryName) -> Result<OwnedFd, Refusal> {
+        let mut directory = root
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|_| Refusal::Errno(Errno::MFILE))?;
+        for component in name.parents() {
+            directory = open_directory(&directory, component).inspect_err(|_| {
+                self.last_name = component.as_bytes().to_vec();
+            })?;
+        }
+        Ok(directory)
     }
-    Ok(directory)
 }
 
 fn open_directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
