@@ -102,15 +102,12 @@ impl Policy {
             }
         }
         let mut otherwise = Vec::new();
-        let others = later.filter(|rule| {
+        let next = later.find(|rule| {
             rule.matches_service(request.service, request.argument)
                 && rule.source.matches_source(&source, facts)
                 && target.is_some_and(|target| rule.target.matches_target(&target, &source, facts))
         });
         if let Some(rule) = decided {
-            let next = others
-                .into_iter()
-                .find(|next| next.action.word() != rule.action.word());
             otherwise.push(match next {
                 Some(next) => format!(
                     "without {} the rule at {} would decide: {}",
@@ -118,10 +115,7 @@ impl Policy {
                     next.place,
                     next.action.word()
                 ),
-                None => format!(
-                    "without {} no other rule would answer differently but the default, deny",
-                    rule.place
-                ),
+                None => format!("without {} no rule would match: deny", rule.place),
             });
         }
         otherwise.extend(self.nearest(request, facts, &decision));

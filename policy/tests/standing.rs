@@ -246,3 +246,28 @@ fn the_way_to_a_decision_is_told() {
     );
     assert!(told.otherwise[1].starts_with("other targets are answered otherwise: c (deny)"));
 }
+
+#[test]
+fn the_rule_that_would_decide_instead_is_the_next_one_that_matches() {
+    let facts = facts();
+    let request = Request {
+        source: "a",
+        target: "b",
+        service: "s",
+        argument: "+",
+    };
+    for (text, expected) in [
+        (
+            "s * a b allow\ns * b b deny\ns * a @anyvm allow\ns * * * deny",
+            "without 10-a.policy:1 the rule at 10-a.policy:3 would decide: allow",
+        ),
+        (
+            "s * a b deny",
+            "without 10-a.policy:1 no rule would match: deny",
+        ),
+    ] {
+        let policy = read(text).rules;
+        let told = policy.explain(&request, &facts);
+        assert_eq!(told.otherwise.first().map(String::as_str), Some(expected));
+    }
+}

@@ -191,7 +191,7 @@ fn a_decision_is_explained() {
         "answer: allow, in @dispvm:deb",
         "decided by p/10-a.policy:5: test.Run * work @dispvm allow",
         "is about test.Mail, not test.Run",
-        "without p/10-a.policy:5 no other rule",
+        "without p/10-a.policy:5 no rule would match: deny",
         "other targets are answered otherwise: bank (deny)",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
