@@ -125,9 +125,7 @@ impl Sources {
             Failure::failed(format!("{origin}: these are no facts about VMs: {error}"))
         })
     }
-}
 
-impl Sources {
     /// The facts of a supervisor that runs already.
     pub(super) async fn running_facts(&self) -> Option<Facts> {
         let connection = session::connect(Bus::Supervisor).await.ok()?;
