@@ -1,9 +1,9 @@
 //! The supervisor's bus: each method asks and maps the answer. No state here but who is asked.
 
-use std::{fs::File, os::fd::OwnedFd as StdFd, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs::File, os::fd::OwnedFd as StdFd, sync::Arc, time::Duration};
 
 use casemate_api::{Error, NewVm, TemplateInfo, VmInfo};
-use casemate_vm::{Mebibytes, VmKind, VmSpec};
+use casemate_vm::{Mebibytes, Tag, VmKind, VmSpec};
 use tokio::{sync::watch, task::spawn_blocking};
 use zbus::zvariant::OwnedFd;
 
@@ -44,6 +44,22 @@ impl SupervisorBus {
 
     async fn remove(&self, name: &str) -> Result<(), Error> {
         Ok(self.house.ask(name, Request::Remove).await?)
+    }
+
+    async fn tag(
+        &self,
+        name: &str,
+        add: Vec<String>,
+        remove: Vec<String>,
+    ) -> Result<Vec<String>, Error> {
+        let name = parse(name)?;
+        self.blocking(move |house| {
+            let tags = house
+                .definitions
+                .tag(&name, &parse_tags(&add)?, &parse_tags(&remove)?)?;
+            Ok(tags.into_iter().map(String::from).collect())
+        })
+        .await
     }
 
     async fn start(&self, name: &str) -> Result<(), Error> {
@@ -137,6 +153,13 @@ impl SupervisorBus {
     }
 }
 
+fn parse_tags(tags: &[String]) -> Result<BTreeSet<Tag>, Refusal> {
+    let parsed = tags.iter().map(|tag| tag.parse::<Tag>());
+    parsed
+        .collect::<Result<_, _>>()
+        .map_err(|error| Refusal::new(Kind::Usage, error.to_string()))
+}
+
 fn create(house: &Arc<House>, vm: &NewVm) -> Result<(), Refusal> {
     let usage = |text: String| Refusal::new(Kind::Usage, text);
     let label = vm
@@ -154,6 +177,7 @@ fn create(house: &Arc<House>, vm: &NewVm) -> Result<(), Refusal> {
     if vm.private_mib != 0 {
         spec.private_mib = Mebibytes(vm.private_mib);
     }
+    spec.tags = parse_tags(&vm.tags)?;
     spec.check().map_err(|error| usage(error.to_string()))?;
     let reserved = house.reserve(parse(&vm.name)?)?;
     house.volumes.check_template(&spec.template)?;

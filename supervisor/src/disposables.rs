@@ -73,9 +73,14 @@ fn make(
     }
     let reserved = house.reserve(free_name(house)?)?;
     let name = reserved.name.clone();
+    let tags = house.settings.tags_of(&template).clone();
+    let spec = VmSpec {
+        tags,
+        ..VmSpec::new(VmKind::Disposable, template, Label::Red)
+    };
     let plan = Plan {
         name: name.clone(),
-        spec: VmSpec::new(VmKind::Disposable, template, Label::Red),
+        spec,
         uuid: new_uuid()?,
         made_for,
     };

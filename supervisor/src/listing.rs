@@ -6,7 +6,7 @@ use std::{
 };
 
 use casemate_api::{TemplateInfo, VmInfo};
-use casemate_vm::{VmKind, VmName, VmSpec, VmState};
+use casemate_vm::{Tag, VmKind, VmName, VmSpec, VmState};
 use serde::Serialize;
 
 use crate::{
@@ -50,6 +50,9 @@ struct Known {
     state: VmState,
     problem: String,
     spec: Result<VmSpec, Refusal>,
+    /// As they are now: an edit of the definition counts at once, also for a VM that runs. Nothing while that cannot be
+    /// read: tags that a person may have taken off must not come back.
+    tags: Option<BTreeSet<Tag>>,
     revision: u32,
     id: u32,
     pid: u32,
@@ -89,7 +92,11 @@ fn describe(house: &House, handle: Option<&Handle>, name: VmName) -> Option<Know
         }
         (None, _) => return None,
     };
-    if let Err(refusal) = &spec {
+    let tags = match (kind, &running) {
+        (VmKind::App, Some(_)) => house.definitions.load(&name).map(|spec| spec.tags),
+        _ => spec.clone().map(|spec| spec.tags),
+    };
+    if let Err(refusal) = &tags {
         problem.clone_from(&refusal.text);
     }
     if let Some(damage) = house.damage(&name) {
@@ -103,12 +110,17 @@ fn describe(house: &House, handle: Option<&Handle>, name: VmName) -> Option<Know
         kind,
         state,
         problem,
+        tags: tags.ok(),
         spec,
         revision,
         id,
         pid,
         uuid: running.map(|running| running.uuid),
     })
+}
+
+fn texts(tags: &BTreeSet<Tag>) -> Vec<String> {
+    tags.iter().map(Tag::to_string).collect()
 }
 
 impl Known {
@@ -124,6 +136,7 @@ impl Known {
             state: self.state.to_string(),
             label: of_spec(|spec| spec.label.to_string()),
             template: of_spec(|spec| spec.template.to_string()),
+            tags: self.tags.as_ref().map(texts).unwrap_or_default(),
             memory_mib: spec.as_ref().map_or(0, |spec| spec.memory_mib.0),
             vcpus: spec.as_ref().map_or(0, |spec| spec.vcpus),
             name: self.name.to_string(),
@@ -173,13 +186,16 @@ pub(crate) fn facts(house: &Arc<House>) -> Result<String, Refusal> {
         let fact = Domain {
             default_dispvm: Some(template.name.to_string()),
             template_for_dispvms: true,
+            tags: texts(house.settings.tags_of(&template.name)),
             ..domain("TemplateVM", house.ids.uuid(&template.name)?)
         };
         domains.insert(template.name.to_string(), fact);
     }
     for vm in known(house)? {
         // A VM whose definition is broken does not exist for policy: nothing can be decided about it.
-        let Ok(spec) = vm.spec else { continue };
+        let (Ok(spec), Some(tags)) = (vm.spec, vm.tags) else {
+            continue;
+        };
         let kind = match vm.kind {
             VmKind::App => "AppVM",
             VmKind::Disposable => "DispVM",
@@ -197,6 +213,7 @@ pub(crate) fn facts(house: &Arc<House>) -> Result<String, Refusal> {
         let fact = Domain {
             default_dispvm: Some(spec.default_dispvm.unwrap_or(spec.template).to_string()),
             power_state,
+            tags: texts(&tags),
             ..domain(kind, uuid)
         };
         domains.insert(vm.name.to_string(), fact);

@@ -1,8 +1,12 @@
 //! `casemate.toml`: what a person decides for all VMs. Every key has a default; unknown keys are errors.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
-use casemate_vm::VmName;
+use casemate_vm::{Tag, VmName};
 use serde::Deserialize;
 
 use crate::located::{self, Unreadable};
@@ -14,6 +18,16 @@ pub(crate) struct Settings {
     pub(crate) start: Start,
     pub(crate) compositor: Compositor,
     pub(crate) disposables: Disposables,
+    /// `[template.NAME]`
+    template: BTreeMap<VmName, Template>,
+}
+
+/// `[template.NAME]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Template {
+    /// What policy may call the template and its disposables, by `@dispvm:@tag:` and `@tag:`.
+    tags: BTreeSet<Tag>,
 }
 
 /// `[start]`
@@ -83,6 +97,14 @@ impl Settings {
     /// How long a VM may take until its agent reports.
     pub(crate) fn start_timeout(&self) -> Duration {
         Duration::from_secs(u64::from(self.start.timeout_s.max(1)))
+    }
+
+    /// The tags of a template and of its disposables.
+    pub(crate) fn tags_of(&self, template: &VmName) -> &BTreeSet<Tag> {
+        static NONE: BTreeSet<Tag> = BTreeSet::new();
+        self.template
+            .get(template)
+            .map_or(&NONE, |template| &template.tags)
     }
 
     /// Where the compositor draws, as its command line says it.

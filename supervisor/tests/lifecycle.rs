@@ -418,3 +418,43 @@ async fn there_is_one_supervisor() {
     };
     assert!(text.contains(expected), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_knows_tags_at_once_and_disposables_have_those_of_their_template() {
+    let home = Home::without_supervisor();
+    fs::create_dir_all(home.path("config/casemate")).unwrap();
+    fs::write(
+        home.path("config/casemate/casemate.toml"),
+        "[template.debian-12]\ntags = [\"plain\"]\n",
+    )
+    .unwrap();
+    home.start_supervisor().await;
+    let client = home.client().await;
+    let mut vm = new_vm("work");
+    vm.tags = vec!["office".to_owned()];
+    client.create(vm).await.unwrap();
+    client.start("work").await.unwrap();
+    let tags = async |name: &str| {
+        let facts: serde_json::Value =
+            serde_json::from_str(&client.facts().await.unwrap()).unwrap();
+        facts["domains"][name]["tags"].to_string()
+    };
+    assert_eq!(tags("work").await, r#"["office"]"#);
+    let now = client.tag("work", &["bank"], &["office"]).await.unwrap();
+    assert_eq!(now, ["bank"]);
+    assert_eq!(tags("work").await, r#"["bank"]"#);
+    assert_eq!(home.vm("work").await.unwrap().tags, ["bank"]);
+    // While a definition is broken nothing can be decided about its VM: tags that were taken off must not come back.
+    fs::write(home.definition("work"), "template = 5\n").unwrap();
+    assert_eq!(tags("work").await, "null");
+    let vm = home.vm("work").await.unwrap();
+    assert!(vm.pid != 0 && vm.problem.contains("work.toml:1"), "{vm:?}");
+    client.tag("work", &["bank"], &[]).await.unwrap_err();
+    let disposable = client.create_disposable("", "").await.unwrap();
+    assert_eq!(tags(&disposable).await, r#"["plain"]"#);
+    assert_eq!(tags("debian-12").await, r#"["plain"]"#);
+    let wrong = client.tag(&disposable, &["office"], &[]).await;
+    assert!(matches!(wrong, Err(Error::NotFound(_))), "{wrong:?}");
+    client.kill("work").await.unwrap();
+    client.destroy_disposable(&disposable).await.unwrap();
+}

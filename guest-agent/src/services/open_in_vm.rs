@@ -3,18 +3,16 @@
 //! The file comes as a file copy stream with one entry. Thin: it is view-only, changes are not sent back.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, bail};
-use casemate_filecopy::Rules;
+use rustix::fs::{Mode, OFlags};
 
-use super::{
-    filecopy::{self, status::Status},
-    session,
-};
+use super::session;
+use crate::filecopy::receive;
 
 /// Receives the file, opens it, waits.
 pub(crate) fn run() -> anyhow::Result<u8> {
@@ -28,12 +26,11 @@ pub(crate) fn run() -> anyhow::Result<u8> {
 }
 
 fn receive_and_open(dir: &Path) -> anyhow::Result<u8> {
-    let rules = Rules {
-        one_file: true,
-        ..Rules::default()
-    };
-    let source = env::var("QREXEC_REMOTE_DOMAIN").unwrap_or_default();
-    let status = filecopy::into(dir, &rules, &mut Status::new(&source, dir))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(dir, flags, Mode::empty())
+        .with_context(|| format!("cannot open {}", dir.display()))?;
+    let status = receive(&root, &mut io::stdin().lock(), &mut io::stdout().lock())
+        .context("the sender has gone")?;
     if status != 0 {
         return Ok(status);
     }

@@ -215,6 +215,7 @@ impl Supervisor {
             pid: 0,
             memory_mib: 0,
             vcpus: 1,
+            tags: Vec::new(),
             problem: String::new(),
         };
         VMS.iter().map(info).collect()

@@ -28,6 +28,8 @@ pub struct VmInfo {
     pub memory_mib: u32,
     /// Number of vCPUs.
     pub vcpus: u8,
+    /// Its tags, sorted.
+    pub tags: Vec<String>,
     /// Why it crashed or did not start, empty otherwise.
     pub problem: String,
 }
@@ -47,6 +49,8 @@ pub struct NewVm {
     pub vcpus: u8,
     /// Size of the private volume in MiB.
     pub private_mib: u32,
+    /// Its tags.
+    pub tags: Vec<String>,
 }
 
 /// A template and its current revision.
@@ -79,6 +83,9 @@ pub trait Supervisor1 {
     fn create(&self, vm: NewVm) -> Result<(), Error>;
     /// Deletes a halted VM and its private volume.
     fn remove(&self, name: &str) -> Result<(), Error>;
+    /// Puts tags on an app VM and takes others off, in its definition; policy knows at the next call. A tag that is
+    /// there already, or is not there to be taken off, is no error. Returns the tags that it then has.
+    fn tag(&self, name: &str, add: &[&str], remove: &[&str]) -> Result<Vec<String>, Error>;
     /// Starts a VM and returns when its agent has reported, at once when it is running.
     fn start(&self, name: &str) -> Result<(), Error>;
     /// Powers a VM off and returns when it is halted; kills it after `timeout_s` seconds.

@@ -28,6 +28,7 @@ fn lists_are_stable_for_scripts_and_harmless_for_terminals() {
         "problem",
         "revision",
         "state",
+        "tags",
         "template",
         "vcpus",
     ];
@@ -106,6 +107,10 @@ fn a_definition_reaches_the_supervisor() {
         "2G",
         "--vcpus",
         "2",
+        "--tag",
+        "mail",
+        "--tag",
+        "office",
     ];
     assert_eq!(home.run(&line).status.code(), Some(0));
     let asked = home.asked().join("");
@@ -116,9 +121,40 @@ fn a_definition_reaches_the_supervisor() {
         "memory_mib: 2048",
         "vcpus: 2",
         "private_mib: 0",
+        "tags: [\"mail\", \"office\"]",
     ] {
         assert!(asked.contains(part), "{asked}");
     }
+}
+
+#[test]
+fn tags_are_put_on_taken_off_and_listed() {
+    let home = Home::new();
+    let output = home.run(&["tag", "add", "work", "mail", "bank"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stdout), "mail bank\n");
+    assert_eq!(
+        home.run(&["tag", "remove", "work", "mail"]).status.code(),
+        Some(0)
+    );
+    assert_eq!(
+        home.asked(),
+        [r#"tag +["mail", "bank"] -[]"#, r#"tag +[] -["mail"]"#]
+    );
+    let output = home.run(&["tag", "ls", "--json"]);
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(list["work"], serde_json::json!(["mail", "office"]));
+    let output = home.run(&["tag", "ls", "work"]);
+    assert!(text(&output.stdout).contains("work  mail office"));
+    for (words, code) in [
+        (["tag", "add", "work", "no way"], 2),
+        (["tag", "add", "work", ""], 2),
+        (["tag", "add", "nobody", "mail"], 3),
+    ] {
+        assert_eq!(home.run(&words).status.code(), Some(code), "{words:?}");
+    }
+    assert_eq!(home.run(&["tag", "ls", "nobody"]).status.code(), Some(3));
+    assert_eq!(home.run(&["tag", "add", "work"]).status.code(), Some(2));
 }
 
 #[test]

@@ -8,8 +8,10 @@ mod label;
 mod name;
 mod spec;
 mod state;
+mod tag;
 
 pub use label::{Label, UnknownLabel};
 pub use name::{InvalidName, VmName};
 pub use spec::{InvalidSpec, Mebibytes, VmKind, VmSpec};
 pub use state::{VmId, VmState};
+pub use tag::{InvalidTag, Tag};

@@ -1,8 +1,10 @@
 //! What a VM is made of: the content of `vms/NAME.toml`.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{Label, VmName};
+use crate::{Label, Tag, VmName};
 
 /// An amount of memory or disk in MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -49,6 +51,9 @@ pub struct VmSpec {
     /// Template of the disposables that this VM opens; its own template when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_dispvm: Option<VmName>,
+    /// What policy may call it, with others, by `@tag:`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub tags: BTreeSet<Tag>,
 }
 
 impl VmSpec {
@@ -62,6 +67,7 @@ impl VmSpec {
             vcpus: Self::default_vcpus(),
             private_mib: Self::default_private(),
             default_dispvm: None,
+            tags: BTreeSet::new(),
         }
     }
 
@@ -75,11 +81,13 @@ impl VmSpec {
     const MIN_PRIVATE: u32 = 16;
     /// Largest private volume, in MiB.
     const MAX_PRIVATE: u32 = 16 * 1024 * 1024;
+    /// Most tags of a VM: more than a person can keep in mind, few enough to go through at each call.
+    const MAX_TAGS: u32 = 32;
 
-    /// Checks the sizes.
+    /// Checks the sizes and the number of tags.
     ///
     /// # Errors
-    /// The first size that is out of its range.
+    /// The first that is out of its range.
     pub fn check(&self) -> Result<(), InvalidSpec> {
         let ranges = [
             (
@@ -99,6 +107,12 @@ impl VmSpec {
                 self.private_mib.0,
                 Self::MIN_PRIVATE,
                 Self::MAX_PRIVATE,
+            ),
+            (
+                "number of tags",
+                u32::try_from(self.tags.len()).unwrap_or(u32::MAX),
+                0,
+                Self::MAX_TAGS,
             ),
         ];
         for (key, value, min, max) in ranges {
@@ -131,7 +145,7 @@ impl VmSpec {
     }
 }
 
-/// A size of a definition that no VM can have.
+/// A size of a definition that no VM can have, or too many tags.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key} is {value}, it must be {min} to {max}")]
 pub struct InvalidSpec {
@@ -166,5 +180,11 @@ mod tests {
         assert_eq!(change(|spec| spec.vcpus = 0), Some("vcpus"));
         assert_eq!(change(|spec| spec.vcpus = 9), Some("vcpus"));
         assert_eq!(change(|spec| spec.private_mib.0 = 15), Some("private-mib"));
+        let many = |spec: &mut VmSpec| {
+            spec.tags = (0..33)
+                .filter_map(|n| format!("t{n}").parse().ok())
+                .collect();
+        };
+        assert_eq!(change(many), Some("number of tags"));
     }
 }

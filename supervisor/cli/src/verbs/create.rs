@@ -1,7 +1,7 @@
 //! `casemate create`
 
 use casemate_api::NewVm;
-use casemate_vm::{Label, Mebibytes};
+use casemate_vm::{Label, Mebibytes, Tag};
 
 use crate::{failure::Failure, format::parse_size, session};
 
@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Size of the private volume, which holds /home
     #[arg(long, value_parser = parse_size)]
     private: Option<Mebibytes>,
+    /// A word by which policy may call it, as in @tag:WORD; may be given again
+    #[arg(long = "tag", value_name = "WORD")]
+    tags: Vec<Tag>,
 }
 
 impl Args {
@@ -36,6 +39,7 @@ impl Args {
             memory_mib: self.memory.map_or(0, |size| size.0),
             vcpus: self.vcpus.unwrap_or(0),
             private_mib: self.private.map_or(0, |size| size.0),
+            tags: self.tags.into_iter().map(String::from).collect(),
         };
         Ok(session::supervisor().await?.create(vm).await?)
     }

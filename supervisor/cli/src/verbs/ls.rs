@@ -11,7 +11,7 @@ pub(crate) struct Args {
     /// Only those that run
     #[arg(long)]
     running: bool,
-    /// Write an array of objects: name, kind, state, label, template, revision, id, pid, memory_mib, vcpus, problem
+    /// Write an array of objects: name, kind, state, label, template, revision, id, pid, memory_mib, vcpus, tags, problem
     #[arg(long)]
     json: bool,
 }
@@ -29,6 +29,7 @@ pub(super) struct Vm {
     pub(super) pid: u32,
     pub(super) memory_mib: u32,
     pub(super) vcpus: u8,
+    pub(super) tags: Vec<String>,
     pub(super) problem: String,
 }
 
@@ -45,6 +46,7 @@ impl From<VmInfo> for Vm {
             pid: vm.pid,
             memory_mib: vm.memory_mib,
             vcpus: vm.vcpus,
+            tags: vm.tags,
             problem: vm.problem,
         }
     }

@@ -16,6 +16,7 @@ mod show;
 mod shutdown;
 mod start;
 mod status;
+mod tag;
 mod template;
 mod windows;
 
@@ -37,6 +38,8 @@ pub(crate) enum Verb {
     Kill(kill::Args),
     Ls(ls::Args),
     Show(show::Args),
+    #[command(subcommand)]
+    Tag(tag::Args),
     Run(run::Args),
     Open(open::Args),
     Logs(logs::Args),
@@ -63,6 +66,7 @@ impl Verb {
             Self::Kill(args) => args.run().await.map(done),
             Self::Ls(args) => args.run().await.map(done),
             Self::Show(args) => args.run().await.map(done),
+            Self::Tag(args) => args.run().await.map(done),
             Self::Run(args) => args.run().await,
             Self::Open(args) => args.run().await,
             Self::Logs(args) => args.run().await.map(done),

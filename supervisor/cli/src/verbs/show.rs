@@ -56,6 +56,14 @@ impl Args {
             ["revision".to_owned(), running(vm.revision)],
             ["memory".to_owned(), format!("{} MiB", vm.memory_mib)],
             ["vcpus".to_owned(), vm.vcpus.to_string()],
+            [
+                "tags".to_owned(),
+                if vm.tags.is_empty() {
+                    "-".to_owned()
+                } else {
+                    vm.tags.join(" ")
+                },
+            ],
             ["id".to_owned(), running(vm.id)],
             ["vmm process".to_owned(), running(vm.pid)],
         ];
