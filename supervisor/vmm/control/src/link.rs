@@ -50,6 +50,12 @@ pub enum LinkMessage {
         /// vsock port.
         port: u32,
     },
+    /// Ends what an offer has become: the guest's connections to `port` are reset at once, whatever is on its way in
+    /// them; an unused offer is taken back.
+    Cut {
+        /// vsock port.
+        port: u32,
+    },
 }
 
 /// A link message that is not of this wire.
@@ -72,6 +78,7 @@ impl LinkMessage {
         let (op, port) = match self {
             Self::Offer { port } => (1u32, port),
             Self::Withdraw { port } => (2u32, port),
+            Self::Cut { port } => (3u32, port),
         };
         let mut bytes = [0; Self::LEN];
         bytes[..4].copy_from_slice(&op.to_le_bytes());
@@ -91,6 +98,7 @@ impl LinkMessage {
         match u32::from_le_bytes([o0, o1, o2, o3]) {
             1 => Ok(Self::Offer { port }),
             2 => Ok(Self::Withdraw { port }),
+            3 => Ok(Self::Cut { port }),
             op => Err(MalformedLink::Operation(op)),
         }
     }
@@ -105,6 +113,7 @@ mod tests {
         for message in [
             LinkMessage::Offer { port: 513 },
             LinkMessage::Withdraw { port: u32::MAX },
+            LinkMessage::Cut { port: 600 },
         ] {
             assert_eq!(LinkMessage::decode(&message.encode()), Ok(message));
         }

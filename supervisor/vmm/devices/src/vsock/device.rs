@@ -142,14 +142,23 @@ impl Vsock {
         packets: bool,
         registrar: &mut Registrar<'_>,
     ) -> Result<(), QueueError> {
+        self.cut(registrar);
         if packets {
             self.take_packets(active, registrar)?;
+            // Reading a link for a connection may have brought some.
+            self.cut(registrar);
         }
         self.give_packets(active, registrar)?;
         if active.tx_stalled && self.muxer.can_receive() {
             active.tx.kick_again();
         }
         Ok(())
+    }
+
+    fn cut(&mut self, registrar: &mut Registrar<'_>) {
+        for port in self.links.take_cuts() {
+            self.muxer.cut(port, registrar);
+        }
     }
 
     fn take_packets(

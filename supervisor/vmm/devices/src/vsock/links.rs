@@ -1,6 +1,6 @@
 //! What the services offer: read from their links, kept by port until the guest takes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use casemate_link::{Error as LinkError, Packet, PacketSocket};
@@ -49,6 +49,8 @@ struct Link {
 pub(super) struct Links {
     rpc: Option<Link>,
     windows: Option<Link>,
+    /// Ports whose connections are to end; each is some service's own, so there are never many.
+    cuts: BTreeSet<u32>,
 }
 
 impl Links {
@@ -116,12 +118,23 @@ impl Links {
 
     /// Reads what the service of a link has sent. A service that misuses its link loses it and its offers.
     pub(super) fn read(&mut self, kind: LinkKind, registrar: &mut Registrar<'_>) {
+        let mut cuts = std::mem::take(&mut self.cuts);
+        self.read_to(kind, &mut cuts, registrar);
+        self.cuts = cuts;
+    }
+
+    /// The ports whose connections must end now.
+    pub(super) fn take_cuts(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.cuts)
+    }
+
+    fn read_to(&mut self, kind: LinkKind, cuts: &mut BTreeSet<u32>, registrar: &mut Registrar<'_>) {
         let Some(link) = self.place(kind) else {
             return;
         };
         for _ in 0..TURN {
             let misuse = match link.socket.receive(LinkMessage::LEN) {
-                Ok(packet) => match link.take(kind, packet) {
+                Ok(packet) => match link.take(kind, packet, cuts) {
                     Ok(()) => continue,
                     Err(misuse) => misuse,
                 },
@@ -148,7 +161,12 @@ impl Links {
 }
 
 impl Link {
-    fn take(&mut self, kind: LinkKind, packet: Packet) -> Result<(), Misuse> {
+    fn take(
+        &mut self,
+        kind: LinkKind,
+        packet: Packet,
+        cuts: &mut BTreeSet<u32>,
+    ) -> Result<(), Misuse> {
         match LinkMessage::decode(&packet.bytes)? {
             LinkMessage::Offer { port } => {
                 let count = packet.descriptors.len();
@@ -168,6 +186,11 @@ impl Link {
             LinkMessage::Withdraw { port } => {
                 own_port(kind, port)?;
                 self.offers.remove(&port);
+            }
+            LinkMessage::Cut { port } => {
+                own_port(kind, port)?;
+                self.offers.remove(&port);
+                cuts.insert(port);
             }
         }
         Ok(())

@@ -167,6 +167,17 @@ impl Muxer {
         }
     }
 
+    /// Ends the guest's connections to a port of the host, at once; whatever is on its way in them is lost.
+    pub(super) fn cut(&mut self, port: u32, registrar: &mut Registrar<'_>) {
+        let of_port = |connection: &Connection| connection.ports.host == port;
+        for place in 0..self.places.len() {
+            let place_holds = self.places.get(place).and_then(Option::as_ref);
+            if place_holds.is_some_and(of_port) {
+                self.abort(place, registrar);
+            }
+        }
+    }
+
     fn token(&self, place: usize) -> u32 {
         // Places are below MAX_CONNECTIONS.
         self.token_base

@@ -73,6 +73,11 @@ pub(crate) fn all() -> Result<Vec<Seed>, Box<dyn Error>> {
             "withdraw",
             LinkMessage::Withdraw { port: 769 }.encode().into(),
         ),
+        (
+            "link_message",
+            "cut",
+            LinkMessage::Cut { port: 513 }.encode().into(),
+        ),
         ("ring_log", "small", small),
         ("ring_log", "wrapped", wrapped),
         ("ring_log", "empty", RingLog::new().encode().into()),

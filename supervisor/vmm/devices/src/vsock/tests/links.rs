@@ -64,6 +64,35 @@ fn offers_are_replaced_withdrawn_and_die() {
 }
 
 #[test]
+fn a_cut_ends_the_connections_of_its_port_and_the_unused_offer() {
+    let (mut guest, service) = Guest::with_service();
+    let (cut, stream) = guest.join(&service, 600);
+    let (other, other_stream) = guest.join(&service, 601);
+    let unused = service.offer(600);
+    write_some(&stream, b"never heard");
+    let message = LinkMessage::Cut { port: 600 }.encode();
+    service.link.send(&message, &[]).expect("the link takes it");
+    service
+        .link
+        .send(&message, &[])
+        .expect("twice is no offence");
+    guest.run();
+    let packets = guest.received();
+    let of_cut: Vec<_> = packets
+        .iter()
+        .filter(|packet| packet.destination == cut)
+        .collect();
+    assert_eq!(of_cut.last().expect("it is told").operation, RESET);
+    assert!(read_all(&stream).1, "the service sees the end");
+    assert!(read_all(&unused).1, "the offer is gone, too");
+    assert_eq!(guest.connect(600), None);
+    guest.send(&Packet::new(other, 601, DATA).data(b"on"));
+    assert_eq!(read_all(&other_stream).0, b"on", "another port's goes on");
+    guest.send(&Packet::new(cut, 600, DATA).data(b"late"));
+    assert_eq!(guest.operations(), [RESET]);
+}
+
+#[test]
 fn an_offer_counts_from_the_moment_it_was_sent() {
     let (mut guest, service) = Guest::with_service();
     guest.run();
@@ -118,13 +147,18 @@ fn a_service_that_misuses_its_link_loses_it_and_its_offers() {
     let rows: Vec<(&str, Vec<u8>, Vec<OwnedFd>)> = vec![
         ("too short", offer[..7].to_vec(), vec![stream()]),
         ("too long", [&offer[..], &[0]].concat(), vec![stream()]),
-        ("unknown operation", vec![3, 0, 0, 0, 88, 2, 0, 0], vec![]),
+        ("unknown operation", vec![4, 0, 0, 0, 88, 2, 0, 0], vec![]),
         ("no descriptor", offer.to_vec(), vec![]),
         ("two descriptors", offer.to_vec(), vec![stream(), stream()]),
         ("a pipe", offer.to_vec(), vec![pipe()]),
         ("a datagram socket", offer.to_vec(), vec![datagram()]),
         ("a packet socket", offer.to_vec(), vec![packets()]),
         ("not a local socket", offer.to_vec(), vec![internet()]),
+        (
+            "cuts another's",
+            LinkMessage::Cut { port: 769 }.encode().to_vec(),
+            vec![],
+        ),
         (
             "withdraws another's",
             LinkMessage::Withdraw { port: 769 }.encode().to_vec(),
