@@ -247,6 +247,7 @@ impl App {
             } => {
                 let _gone = queued.send(self.desktop.ask(question, answer, now));
             }
+            Request::AskerGone => {}
             Request::Notify { notice, reply } => {
                 self.desktop.notify(&notice, now);
                 let _gone = reply.send(());

@@ -217,7 +217,7 @@ async fn a_vm_is_shown_gets_keys_and_asks() {
         targets: vec![target],
         default_target: "work".to_owned(),
     };
-    let (answer, ()) = tokio::join!(proxy.ask(question), async {
+    let (answer, ()) = tokio::join!(proxy.ask(question.clone()), async {
         // The question is up once the VM has lost the keyboard.
         tokio::task::block_in_place(|| {
             work.hear(|message| matches!(message, ToGuest::KeyLeave).then_some(()));
@@ -226,6 +226,21 @@ async fn a_vm_is_shown_gets_keys_and_asks() {
         proxy.inject_key(1, false).await.expect("headless");
     });
     assert!(!answer.expect("an answer").allowed);
+
+    // One who asked and went away takes the question along: the VM has the keyboard again, though nobody answered.
+    let asker = connect(runtime.path()).await;
+    let asking = tokio::spawn(async move {
+        let proxy = casemate_api::compositor(&asker).await.expect("a proxy");
+        proxy.ask(question).await
+    });
+    tokio::task::block_in_place(|| {
+        work.hear(|message| matches!(message, ToGuest::KeyEnter { .. }).then_some(()));
+        work.hear(|message| matches!(message, ToGuest::KeyLeave).then_some(()));
+    });
+    asking.abort();
+    tokio::task::block_in_place(|| {
+        work.hear(|message| matches!(message, ToGuest::KeyEnter { .. }).then_some(()));
+    });
 
     let notice = Notice {
         kind: "info".to_owned(),

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd as StdFd;
 use casemate_api::{Answer, Error, Notice, Question, WindowInfo};
 use casemate_vm::{Label, VmName};
 use smithay::reexports::calloop::channel::Sender;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use zbus::zvariant::OwnedFd;
 
 use super::{Request, screenshot};
@@ -14,11 +14,13 @@ use crate::input::InputEvent;
 /// What every client talks to.
 pub(super) struct Compositor {
     requests: Sender<Request>,
+    /// Closes when the client has gone.
+    gone: watch::Receiver<()>,
 }
 
 impl Compositor {
-    pub(super) fn new(requests: Sender<Request>) -> Self {
-        Self { requests }
+    pub(super) fn new(requests: Sender<Request>, gone: watch::Receiver<()>) -> Self {
+        Self { requests, gone }
     }
 
     async fn call<T>(&self, request: Request, reply: oneshot::Receiver<T>) -> Result<T, Error> {
@@ -112,9 +114,16 @@ impl Compositor {
             .await?
             .map_err(|error| Error::Busy(format!("{error}")))?;
         // No time limit: a person may be away. A caller that goes away takes its question with it.
-        answered
-            .await
-            .map_err(|_| Error::Failed("the compositor is stopping".to_owned()))
+        let mut gone = self.gone.clone();
+        let answer = tokio::select! {
+            answer = answered => answer.ok(),
+            _ = gone.changed() => None,
+        };
+        if answer.is_none() {
+            // Nobody hears what is said here any more, but the question must not stay on the screen.
+            let _stopping = self.requests.send(Request::AskerGone);
+        }
+        answer.ok_or_else(|| Error::Failed("the compositor is stopping".to_owned()))
     }
 
     async fn notify(&self, notice: Notice) -> Result<(), Error> {

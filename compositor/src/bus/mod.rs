@@ -18,7 +18,7 @@ use std::{
 use casemate_api::{Answer, Bus, Notice, WindowInfo};
 use casemate_vm::{Label, VmName};
 use smithay::reexports::calloop::channel::Sender;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     desktop::AttachError,
@@ -49,6 +49,8 @@ pub(crate) enum Request {
         queued: oneshot::Sender<Result<(), TooMany>>,
         answer: oneshot::Sender<Answer>,
     },
+    /// Somebody who had asked has gone; the desktop's turn after this one finds out which question that was.
+    AskerGone,
     Notify {
         notice: Notice,
         reply: oneshot::Sender<()>,
@@ -131,7 +133,9 @@ async fn accept(listener: std::os::unix::net::UnixListener, requests: Sender<Req
 }
 
 async fn client(stream: tokio::net::UnixStream, requests: Sender<Request>) {
-    let interface = interface::Compositor::new(requests);
+    // Dropped with the connection: a method that waits for the person is not ended by that itself.
+    let (_connected, gone) = watch::channel(());
+    let interface = interface::Compositor::new(requests, gone);
     match Bus::Compositor.serve(stream, interface).await {
         Ok(connection) => connection.closed().await,
         Err(error) => tracing::debug!(%error, "a client did not speak D-Bus"),

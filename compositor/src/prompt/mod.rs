@@ -44,6 +44,35 @@ pub(crate) struct TooMany;
 pub(crate) enum Button {
     Deny,
     Allow,
+    /// This call, and those like it for some minutes.
+    AllowForAWhile,
+}
+
+impl Button {
+    /// From left to right.
+    pub(crate) const ALL: [Self; 3] = [Self::Deny, Self::Allow, Self::AllowForAWhile];
+
+    fn right(self) -> Self {
+        match self {
+            Self::Deny => Self::Allow,
+            Self::Allow | Self::AllowForAWhile => Self::AllowForAWhile,
+        }
+    }
+
+    fn left(self) -> Self {
+        match self {
+            Self::AllowForAWhile => Self::Allow,
+            Self::Allow | Self::Deny => Self::Deny,
+        }
+    }
+
+    fn next(self) -> Self {
+        match self {
+            Self::Deny => Self::Allow,
+            Self::Allow => Self::AllowForAWhile,
+            Self::AllowForAWhile => Self::Deny,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -147,15 +176,10 @@ impl Prompts {
         };
         let targets = asked.question.targets.len();
         match code {
-            keys::ESC => self.answer(false, now),
-            keys::TAB => {
-                asked.button = match asked.button {
-                    Button::Deny => Button::Allow,
-                    Button::Allow => Button::Deny,
-                };
-            }
-            keys::RIGHT => asked.button = Button::Allow,
-            keys::LEFT => asked.button = Button::Deny,
+            keys::ESC => self.answer(Button::Deny, now),
+            keys::TAB => asked.button = asked.button.next(),
+            keys::RIGHT => asked.button = asked.button.right(),
+            keys::LEFT => asked.button = asked.button.left(),
             keys::DOWN => {
                 let next = asked.selected.map_or(0, |selected| selected + 1);
                 asked.selected = Some(next.min(targets.saturating_sub(1)));
@@ -164,10 +188,9 @@ impl Prompts {
                 asked.selected = Some(asked.selected.unwrap_or(0).saturating_sub(1));
             }
             keys::ENTER | keys::KEYPAD_ENTER | keys::SPACE if asked.armed(now) => {
-                match asked.button {
-                    Button::Deny => self.answer(false, now),
-                    Button::Allow if asked.can_allow(now) => self.answer(true, now),
-                    Button::Allow => {}
+                let button = asked.button;
+                if button == Button::Deny || asked.can_allow(now) {
+                    self.answer(button, now);
                 }
             }
             // Typed for something else: the person is not reading.
@@ -180,26 +203,26 @@ impl Prompts {
         let (Some(asked), Some(layout)) = (self.waiting.front_mut(), &self.layout) else {
             return;
         };
-        if layout.deny.contains(at) {
-            self.answer(false, now);
-        } else if layout.allow.contains(at) {
-            if asked.can_allow(now) {
-                self.answer(true, now);
+        let button = layout.buttons.iter().find(|(_, place)| place.contains(at));
+        if let Some(&(button, _)) = button {
+            if button == Button::Deny || asked.can_allow(now) {
+                self.answer(button, now);
             }
         } else if let Some(&(row, _)) = layout.rows.iter().find(|(_, place)| place.contains(at)) {
             asked.selected = Some(row);
         }
     }
 
-    fn answer(&mut self, allowed: bool, now: Time) {
+    fn answer(&mut self, button: Button, now: Time) {
         if let Some(asked) = self.waiting.pop_front() {
             let target = asked
                 .selected
-                .filter(|_| allowed)
+                .filter(|_| button != Button::Deny)
                 .and_then(|selected| asked.question.targets.get(selected))
                 .map(|target| target.exact.clone());
             let answer = Answer {
                 allowed: target.is_some(),
+                for_a_while: target.is_some() && button == Button::AllowForAWhile,
                 target: target.unwrap_or_default(),
             };
             // The asker may have gone meanwhile; then nobody is left to tell.
@@ -243,13 +266,14 @@ impl Prompts {
         }
     }
 
-    /// Places of the deny and allow buttons as last drawn.
+    /// The middle of each button as last drawn.
     #[cfg(test)]
-    pub(crate) fn buttons(&self) -> Option<(Point, Point)> {
-        let centre =
-            |rect: crate::geometry::Rect| Point::new(rect.x + rect.w / 2, rect.y + rect.h / 2);
-        self.layout
-            .as_ref()
-            .map(|layout| (centre(layout.deny), centre(layout.allow)))
+    pub(crate) fn buttons(&self) -> Option<[Point; 3]> {
+        let layout = self.layout.as_ref()?;
+        Some(
+            layout
+                .buttons
+                .map(|(_, rect)| Point::new(rect.x + rect.w / 2, rect.y + rect.h / 2)),
+        )
     }
 }

@@ -12,12 +12,14 @@ use crate::{
     theme::{self, Colour},
 };
 
-const WIDTH: i32 = 520;
+const WIDTH: i32 = 640;
 const HEADER: i32 = 44;
 const LINE: i32 = 26;
 const ROW: i32 = 30;
 const MARGIN: i32 = 18;
-const BUTTON: (i32, i32) = (120, 34);
+const BUTTON: (i32, i32) = (124, 34);
+/// Between two buttons.
+const GAP: i32 = 12;
 /// Rows of targets shown at once; the selected one is always among them.
 const VISIBLE: usize = 8;
 /// Border of a question: the trusted layer's own, neutral.
@@ -44,8 +46,7 @@ pub(super) struct Drawn {
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub(super) place: Rect,
-    pub(super) deny: Rect,
-    pub(super) allow: Rect,
+    pub(super) buttons: [(Button, Rect); 3],
     pub(super) rows: Vec<(usize, Rect)>,
 }
 
@@ -121,21 +122,28 @@ pub(super) fn draw(typesetter: &mut Typesetter, shown: &Drawn, output: Size) -> 
     y += LINE;
     let rows = draw_rows(&mut pixmap, typesetter, shown, (y, inner));
     let buttons_y = height - MARGIN - BUTTON.1;
-    let allow = (width - MARGIN - BUTTON.0, buttons_y);
-    let deny = (allow.0 - 12 - BUTTON.0, buttons_y);
     let can_allow = shown.armed && shown.selected.is_some();
-    button(
-        &mut pixmap,
-        typesetter,
-        deny,
-        ("Deny", true, shown.button == Button::Deny),
-    );
-    button(
-        &mut pixmap,
-        typesetter,
-        allow,
-        ("Allow", can_allow, shown.button == Button::Allow),
-    );
+    // On a narrow output they give way to one another.
+    let button_width = BUTTON.0.min((inner - 2 * GAP) / 3).max(1);
+    let first = width - MARGIN - 3 * button_width - 2 * GAP;
+    let mut x = first;
+    let buttons = Button::ALL.map(|which| {
+        let place = Rect {
+            x,
+            y: buttons_y,
+            w: button_width,
+            h: BUTTON.1,
+        };
+        x += button_width + GAP;
+        let (text, enabled) = match which {
+            Button::Deny => ("Deny", true),
+            Button::Allow => ("Allow", can_allow),
+            Button::AllowForAWhile => ("Allow 10 min", can_allow),
+        };
+        let focused = shown.button == which;
+        button(&mut pixmap, typesetter, place, (text, enabled, focused));
+        (which, place)
+    });
     let hint = if !shown.armed {
         "Read first: Allow in a second"
     } else if shown.selected.is_none() {
@@ -147,7 +155,7 @@ pub(super) fn draw(typesetter: &mut Typesetter, shown: &Drawn, output: Size) -> 
         &mut pixmap,
         hint,
         style(12, false, Colour::rgb(0x0077_7f8a)),
-        field(MARGIN, buttons_y, deny.0 - MARGIN - 8, BUTTON.1),
+        field(MARGIN, buttons_y, first - MARGIN - 8, BUTTON.1),
     );
     let on_output = |(x, y): (i32, i32), size: (i32, i32)| Rect {
         x: place.x + x,
@@ -157,8 +165,7 @@ pub(super) fn draw(typesetter: &mut Typesetter, shown: &Drawn, output: Size) -> 
     };
     let layout = Layout {
         place,
-        deny: on_output(deny, BUTTON),
-        allow: on_output(allow, BUTTON),
+        buttons: buttons.map(|(which, at)| (which, on_output((at.x, at.y), (at.w, at.h)))),
         rows: rows
             .into_iter()
             .map(|(index, y)| (index, on_output((MARGIN, y), (inner, ROW))))
@@ -246,10 +253,9 @@ fn draw_rows(
 fn button(
     pixmap: &mut Pixmap,
     typesetter: &mut Typesetter,
-    (x, y): (i32, i32),
+    Rect { x, y, w, h }: Rect,
     (text, enabled, focused): (&str, bool, bool),
 ) {
-    let (w, h) = BUTTON;
     let line = if focused {
         theme::PROMPT_FOCUS
     } else {

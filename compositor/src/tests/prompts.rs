@@ -37,6 +37,7 @@ fn allowed(target: &str) -> Answer {
     Answer {
         allowed: true,
         target: target.to_owned(),
+        for_a_while: false,
     }
 }
 
@@ -44,6 +45,7 @@ fn denied() -> Answer {
     Answer {
         allowed: false,
         target: String::new(),
+        for_a_while: false,
     }
 }
 
@@ -119,7 +121,7 @@ fn nothing_is_allowed_without_a_chosen_target() {
 #[test]
 fn the_mouse_allows_only_the_lit_button() {
     let (mut fixture, _work, mut answer) = asked("untrusted");
-    let (_, allow) = fixture.desktop.prompts().buttons().unwrap();
+    let [_, allow, _] = fixture.desktop.prompts().buttons().unwrap();
     fixture.pass(ALMOST);
     fixture.click(allow);
     assert!(answer.try_recv().is_err());
@@ -127,9 +129,54 @@ fn the_mouse_allows_only_the_lit_button() {
     fixture.click(allow);
     assert_eq!(answer.try_recv(), Ok(allowed("untrusted")));
     let mut answer = ask(&mut fixture, "untrusted");
-    let (deny, _) = fixture.desktop.prompts().buttons().unwrap();
+    let [deny, _, _] = fixture.desktop.prompts().buttons().unwrap();
     fixture.click(deny);
     assert_eq!(answer.try_recv(), Ok(denied()));
+}
+
+#[test]
+fn a_while_is_a_button_of_its_own_and_takes_the_same_second() {
+    let for_a_while = Answer {
+        for_a_while: true,
+        ..allowed("untrusted")
+    };
+    let (mut fixture, _work, mut answer) = asked("untrusted");
+    let [_, _, button] = fixture.desktop.prompts().buttons().unwrap();
+    fixture.pass(ALMOST);
+    fixture.click(button);
+    fixture.press(keys::RIGHT);
+    fixture.press(keys::RIGHT);
+    fixture.press(keys::ENTER);
+    assert!(answer.try_recv().is_err(), "too early");
+    fixture.pass(ARM);
+    fixture.press(keys::ENTER);
+    assert_eq!(answer.try_recv(), Ok(for_a_while.clone()));
+
+    let mut answer = ask(&mut fixture, "untrusted");
+    fixture.pass(ARM);
+    fixture.press(keys::RIGHT);
+    fixture.press(keys::RIGHT);
+    fixture.press(keys::RIGHT);
+    fixture.press(keys::LEFT);
+    fixture.press(keys::ENTER);
+    assert_eq!(answer.try_recv(), Ok(allowed("untrusted")), "one back");
+
+    let mut answer = ask(&mut fixture, "untrusted");
+    fixture.pass(ARM);
+    for _ in 0..3 {
+        fixture.press(keys::TAB);
+    }
+    fixture.press(keys::ENTER);
+    assert_eq!(answer.try_recv(), Ok(denied()), "all the way round");
+
+    let mut answer = ask(&mut fixture, "");
+    let [_, _, button] = fixture.desktop.prompts().buttons().unwrap();
+    fixture.pass(ARM);
+    fixture.click(button);
+    assert!(answer.try_recv().is_err(), "nothing was chosen");
+    fixture.press(keys::DOWN);
+    fixture.click(button);
+    assert_eq!(answer.try_recv(), Ok(for_a_while));
 }
 
 #[test]

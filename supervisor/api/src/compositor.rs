@@ -36,6 +36,8 @@ pub struct Answer {
     pub allowed: bool,
     /// The chosen target when allowed.
     pub target: String,
+    /// Whether calls like this one may go on for a while without a question; how long is the broker's to say.
+    pub for_a_while: bool,
 }
 
 /// Something a person should see for a few seconds.
