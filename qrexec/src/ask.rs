@@ -6,10 +6,11 @@ use std::{
 };
 
 use casemate_api::{Answer, Question};
+use casemate_qrexec_session::Bucket;
 use tokio::sync::Semaphore;
 
 use crate::{
-    limits::{Bucket, MAX_QUESTIONS, NOTICE_BURST, SECONDS_PER_NOTICE},
+    limits::{MAX_QUESTIONS, NOTICE_BURST, SECONDS_PER_NOTICE},
     peers::{PeerError, Peers},
 };
 

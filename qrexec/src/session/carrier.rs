@@ -2,6 +2,7 @@
 
 use std::{future::pending, os::fd::OwnedFd};
 
+use casemate_qrexec_session::Transport;
 use casemate_qrexec_wire::limits::CONTROL_PORT;
 
 use super::{
@@ -42,9 +43,12 @@ pub(super) enum NoControl {
 }
 
 impl Carrier {
-    /// Whether calls meet at sockets.
-    pub(super) fn meets(&self) -> bool {
-        matches!(self, Self::Sockets(_))
+    /// Which of the two it is.
+    pub(super) fn transport(&self) -> Transport {
+        match self {
+            Self::Link(_) => Transport::Link,
+            Self::Sockets(_) => Transport::Sockets,
+        }
     }
 
     /// Begins a control stream.
@@ -92,6 +96,14 @@ impl Carrier {
     pub(super) async fn withdraw(&self, port: u32) -> Result<(), LinkError> {
         match self {
             Self::Link(link) => link.withdraw(port).await,
+            Self::Sockets(_) => Ok(()),
+        }
+    }
+
+    /// Ends a data stream, used or not. At sockets the two ends are by themselves.
+    pub(super) async fn cut(&self, port: u32) -> Result<(), LinkError> {
+        match self {
+            Self::Link(link) => link.cut(port).await,
             Self::Sockets(_) => Ok(()),
         }
     }

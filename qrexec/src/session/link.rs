@@ -71,6 +71,11 @@ impl Link {
         self.send(LinkMessage::Withdraw { port }, None).await
     }
 
+    /// Ends what the guest has made of an offer.
+    pub(crate) async fn cut(&self, port: u32) -> Result<(), LinkError> {
+        self.send(LinkMessage::Cut { port }, None).await
+    }
+
     /// Returns when the link has ended.
     pub(crate) async fn ended(&self) -> LinkError {
         let receive = || self.socket.receive(LinkMessage::LEN).map_err(would_block);

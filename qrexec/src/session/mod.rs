@@ -1,4 +1,5 @@
-//! The session of one VM: the only owner of its link, its control stream and its ports. Others send it orders.
+//! The session of one VM: the only owner of its link and of its control stream. Others send it orders. What is said on
+//! the stream, and which ports are in use, is `casemate_qrexec_session`'s to know; here it meets the kernel.
 //!
 //! ```text
 //!   attached ─▶ Offered ──HELLO──▶ Open ──stream over──▶ Resting ──pause──▶ Offered
@@ -14,7 +15,6 @@
 mod carrier;
 mod control;
 mod link;
-mod ports;
 mod vm;
 
 use std::{
@@ -22,33 +22,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-use casemate_qrexec_wire::{ExecParams, ToAgent, ToBroker, Trigger, Version};
+pub(crate) use casemate_qrexec_session::{Caller, Streams};
+use casemate_qrexec_session::{Failed, Heard, Port, Transport};
+use casemate_qrexec_wire::{ExecParams, Trigger};
 use casemate_vm::{VmId, VmName};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     time::sleep_until,
 };
 
-use self::{
-    carrier::NoControl,
-    control::{Control, Over},
-    link::LinkError,
-    ports::{Ports, never},
-    vm::Order,
-};
+use self::{carrier::NoControl, control::Over, link::LinkError, vm::Order};
 pub(crate) use self::{
     carrier::{CallEnd, Carrier, Host},
     link::Link,
-    vm::{Caller, Leg, SessionError, Slots, Streams, Vm},
+    vm::{Leg, SessionError, Slots, Vm},
 };
 use crate::{
     ask::Attention,
     broker::Broker,
     call,
-    limits::{
-        Bucket, CALL_BURST, CALLS_PER_SECOND, MAX_CALLS, MAX_ORDERS, MAX_PENDING, OFFER_LIFE,
-    },
+    limits::{MAX_CALLS, MAX_ORDERS, MAX_PENDING},
 };
+
+/// A wait without end.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
 
 /// Pause before a control stream is offered again: after an orderly end, and after one by fault of the agent.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -69,7 +66,7 @@ impl Vm {
             id,
             number,
             attention: Arc::new(Attention::new(Instant::now())),
-            meets: carrier.meets(),
+            meets: carrier.transport() == Transport::Sockets,
             orders,
             agent,
         };
@@ -79,17 +76,16 @@ impl Vm {
             Carrier::Link(_) => std::process::id().wrapping_add(id.0.wrapping_mul(61)),
             Carrier::Sockets(_) => 0,
         };
+        let said = casemate_qrexec_session::Session::new(id.0, carrier.transport(), start, now);
         let session = Session {
             vm: vm.clone(),
             broker: Arc::downgrade(broker),
             carrier,
             inbox,
             agent: tell_agent,
-            ports: Ports::new(start),
+            said,
             pending: Arc::new(Semaphore::new(MAX_PENDING)),
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
-            rate: Bucket::new(CALL_BURST, f64::from(CALLS_PER_SECOND), now),
-            stream: 0,
         };
         tokio::spawn(session.run());
         vm
@@ -130,12 +126,10 @@ struct Session {
     carrier: Carrier,
     inbox: mpsc::Receiver<Order>,
     agent: watch::Sender<bool>,
-    ports: Ports,
+    /// What was said, and the calls of it. A leg is held until its port is free.
+    said: casemate_qrexec_session::Session<oneshot::Sender<()>>,
     pending: Arc<Semaphore>,
     calls: Arc<Semaphore>,
-    rate: Bucket,
-    /// Number of the present control stream.
-    stream: u64,
 }
 
 impl Session {
@@ -166,7 +160,13 @@ impl Session {
                 }
             };
             self.agent.send_replace(false);
-            for port in self.ports.free_all() {
+            if self.vm.meets
+                && let Some(broker) = self.broker.upgrade()
+            {
+                // Nothing but its control stream tells one VM at these sockets from the next.
+                broker.ended(&self.vm);
+            }
+            for port in self.said.end() {
                 if let Err(error) = self.carrier.withdraw(port).await {
                     return error.into();
                 }
@@ -192,7 +192,7 @@ impl Session {
                     Some(Order::Connect { reply, .. }) => {
                         let _ = reply.send(Err(SessionError::NoCaller));
                     }
-                    Some(Order::Refuse { .. } | Order::Abandon { .. }) => {}
+                    Some(Order::Refuse { .. } | Order::Abandon { .. } | Order::Cut { .. }) => {}
                 },
             }
         }
@@ -211,29 +211,29 @@ impl Session {
         &mut self,
         alive: &watch::Receiver<()>,
     ) -> Result<std::convert::Infallible, Break> {
-        self.stream += 1;
         let control = self.carrier.control().await;
         let mut control = control.map_err(|error| match error {
             NoControl::Link(error) => Break::from(error),
             NoControl::Stream(over) => Break::from(over),
         })?;
+        self.said.begin();
         loop {
-            let now = Instant::now();
-            let deadline = self.ports.next_deadline().unwrap_or_else(|| never(now));
+            let deadline = self.said.next_deadline();
+            let deadline = deadline.unwrap_or_else(|| Instant::now() + NEVER);
             tokio::select! {
                 order = self.inbox.recv() => match order {
-                    Some(order) => self.obey(order, &mut control).await?,
+                    Some(order) => self.obey(order).await?,
                     None => return Err(Break::Session(End::Detached)),
                 },
-                read = control.progress() => {
+                read = control.progress(&mut self.said) => {
                     read?;
-                    while let Some(message) = control.take()? {
-                        self.hear(message, &mut control, alive).await?;
+                    while let Some(heard) = self.said.hear(Instant::now()).map_err(Over::from)? {
+                        self.heed(heard, alive).await?;
                     }
                 }
                 error = self.carrier.ended() => return Err(error.into()),
                 () = sleep_until(deadline.into()) => {
-                    for port in self.ports.overdue(Instant::now()) {
+                    for port in self.said.overdue(Instant::now()) {
                         self.carrier.withdraw(port).await?;
                     }
                 }
@@ -241,59 +241,45 @@ impl Session {
         }
     }
 
-    async fn hear(
-        &mut self,
-        message: ToBroker,
-        control: &mut Control,
-        alive: &watch::Receiver<()>,
-    ) -> Result<(), Break> {
-        match message {
-            ToBroker::Hello(version) => {
-                control.send(&ToAgent::Hello(Version::OURS.number()))?;
+    async fn heed(&mut self, heard: Heard, alive: &watch::Receiver<()>) -> Result<(), Break> {
+        match heard {
+            Heard::Ready(version) => {
                 self.agent.send_replace(true);
                 tracing::info!(vm = %self.vm.name, version, "agent ready");
             }
-            ToBroker::Trigger(trigger) => self.trigger(trigger, control, alive)?,
-            ToBroker::Terminated(params) => {
-                if self.ports.end(params) {
-                    // A guest that reports the end without having connected leaves its offer behind.
-                    self.carrier.withdraw(params.port).await?;
-                } else {
-                    tracing::debug!(vm = %self.vm.name, port = params.port, "end of an unknown call");
-                }
+            Heard::Call(trigger, caller) => self.called(trigger, caller, alive)?,
+            Heard::TooFast => {
+                tracing::debug!(vm = %self.vm.name, "too many calls; one refused unheard");
+            }
+            // A guest that reports the end without having connected leaves its offer behind.
+            Heard::Ended(port) => self.carrier.withdraw(port).await?,
+            Heard::EndOfNothing(params) => {
+                tracing::debug!(vm = %self.vm.name, port = params.port, "end of an unknown call");
             }
         }
         Ok(())
     }
 
     /// Has a call judged in a task of its own, or refuses it when there are too many.
-    fn trigger(
+    fn called(
         &mut self,
         trigger: Trigger,
-        control: &mut Control,
+        caller: Caller,
         alive: &watch::Receiver<()>,
     ) -> Result<(), Break> {
-        let caller = Caller {
-            ident: trigger.ident,
-            stream: self.stream,
+        let permit = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned().ok();
+        let permits = permit(&self.pending).zip(permit(&self.calls));
+        let (Some((pending, call)), Some(broker)) = (permits, self.broker.upgrade()) else {
+            tracing::debug!(vm = %self.vm.name, "too many calls wait; one refused unheard");
+            return Ok(self.said.refuse(&caller).map_err(Over::from)?);
         };
-        let permits = self.rate.take(Instant::now()).then(|| {
-            let pending = Arc::clone(&self.pending).try_acquire_owned().ok()?;
-            let call = Arc::clone(&self.calls).try_acquire_owned().ok()?;
-            Some(Slots { pending, call })
-        });
-        let (Some(slots), Some(broker)) = (permits.flatten(), self.broker.upgrade()) else {
-            tracing::debug!(vm = %self.vm.name, "too many calls; one refused unheard");
-            control.send(&ToAgent::Refused(trigger.ident))?;
-            return Ok(());
-        };
-        let vm = self.vm.clone();
-        let alive = alive.clone();
+        let slots = Slots { pending, call };
+        let (vm, alive) = (self.vm.clone(), alive.clone());
         tokio::spawn(call::run(broker, vm, trigger, caller, slots, alive));
         Ok(())
     }
 
-    async fn obey(&mut self, order: Order, control: &mut Control) -> Result<(), Break> {
+    async fn obey(&mut self, order: Order) -> Result<(), Break> {
         match order {
             Order::Serve {
                 peer,
@@ -302,23 +288,10 @@ impl Session {
                 end,
                 reply,
             } => {
-                if !control.is_open() {
-                    let _ = reply.send(Err(SessionError::NoAgent));
-                    return Ok(());
-                }
-                let Some(leg) = self.open(peer, end).await? else {
-                    let _ = reply.send(Err(SessionError::NoPort));
-                    return Ok(());
-                };
-                let params = ExecParams {
-                    domain: peer,
-                    port: leg.port,
-                };
-                control.send(&match streams {
-                    Streams::Connected => ToAgent::Execute(params, command),
-                    Streams::None => ToAgent::JustExecute(params, command),
-                })?;
-                self.hand_over(leg, reply).await
+                let (ended, leg) = oneshot::channel();
+                let now = Instant::now();
+                let port = self.said.serve(peer, command, streams, ended, now);
+                self.open(peer, port, end, leg, reply).await
             }
             Order::Connect {
                 caller,
@@ -326,63 +299,57 @@ impl Session {
                 end,
                 reply,
             } => {
-                if caller.stream != self.stream {
-                    let _ = reply.send(Err(SessionError::NoCaller));
-                    return Ok(());
-                }
-                let Some(leg) = self.open(peer, end).await? else {
-                    let _ = reply.send(Err(SessionError::NoPort));
-                    return Ok(());
+                let (ended, leg) = oneshot::channel();
+                let port = match end {
+                    CallEnd::Socket {
+                        port: Some(port), ..
+                    } => Port::Given(port),
+                    _ => Port::Free,
                 };
-                let params = ExecParams {
-                    domain: peer,
-                    port: leg.port,
-                };
-                control.send(&ToAgent::Connect(params, caller.ident))?;
-                self.hand_over(leg, reply).await
+                let now = Instant::now();
+                let port = self.said.connect(&caller, peer, port, ended, now);
+                self.open(peer, port, end, leg, reply).await
             }
-            Order::Refuse { caller } => {
-                if caller.stream == self.stream {
-                    control.send(&ToAgent::Refused(caller.ident))?;
+            Order::Refuse { caller } => Ok(self.said.refuse(&caller).map_err(Over::from)?),
+            Order::Abandon { port } => self.abandon(port).await,
+            Order::Cut { peer, port } => {
+                // By now the port may be free, or that of another call.
+                if self.said.is_in_use(ExecParams { domain: peer, port }) {
+                    self.carrier.cut(port).await?;
                 }
                 Ok(())
             }
-            Order::Abandon { port } => self.abandon(port).await,
             Order::Detach => Err(Break::Session(End::Detached)),
         }
     }
 
-    /// Takes a port and makes the stream available under it, before the agent hears of it.
-    async fn open(&mut self, peer: u32, end: CallEnd) -> Result<Option<Leg>, Break> {
-        let taken = match (&self.carrier, &end) {
-            (
-                Carrier::Sockets(_),
-                CallEnd::Socket {
-                    port: Some(port), ..
-                },
-            ) => {
-                let ended = self.ports.join(peer, *port);
-                ended.map(|ended| (*port, ended))
-            }
-            (Carrier::Sockets(sockets), _) => self.ports.meet(sockets.vm(), peer),
-            (Carrier::Link(_), _) => self.ports.take(peer, Instant::now() + OFFER_LIFE),
-        };
-        let Some((port, ended)) = taken else {
-            return Ok(None);
-        };
-        let listening = self.carrier.offer(port, end).await?;
-        Ok(Some(Leg {
-            port,
-            listening,
-            ended,
-        }))
-    }
-
-    async fn hand_over(
+    /// Makes a leg's stream available under its port. The agent hears of it afterwards: what waits for it is sent by
+    /// [`control::Control::progress`] only.
+    async fn open(
         &mut self,
-        leg: Leg,
+        peer: u32,
+        port: Result<u32, Failed>,
+        end: CallEnd,
+        ended: oneshot::Receiver<()>,
         reply: oneshot::Sender<Result<Leg, SessionError>>,
     ) -> Result<(), Break> {
+        let port = match port {
+            Ok(port) => port,
+            Err(failed) => {
+                let _ = reply.send(Err(failed.into()));
+                return match failed {
+                    Failed::Broken(broken) => Err(Over::from(broken).into()),
+                    _ => Ok(()),
+                };
+            }
+        };
+        let listening = self.carrier.offer(port, end).await?;
+        let leg = Leg {
+            port,
+            peer,
+            listening,
+            ended,
+        };
         match reply.send(Ok(leg)) {
             Err(Ok(unwanted)) => self.abandon(unwanted.port).await,
             _ => Ok(()),

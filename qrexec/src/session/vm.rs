@@ -2,12 +2,13 @@
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
-use casemate_qrexec_wire::{CommandLine, Ident};
+use casemate_qrexec_session::{Caller, Failed, Streams};
+use casemate_qrexec_wire::CommandLine;
 use casemate_vm::{VmId, VmName};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::carrier::{CallEnd, Host};
-use crate::{ask::Attention, vchan::Listening};
+use crate::{ask::Attention, grants::Instance, vchan::Listening};
 
 /// What others want of a session.
 #[derive(Debug)]
@@ -31,16 +32,10 @@ pub(super) enum Order {
     Refuse { caller: Caller },
     /// The other end of a call could not be set up: take the offer back.
     Abandon { port: u32 },
+    /// Somebody killed the call of this port, which `peer` is the other end of.
+    Cut { peer: u32, port: u32 },
     /// The VM has ended.
     Detach,
-}
-
-/// Whether a command has standard streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Streams {
-    Connected,
-    /// Only its start is reported: JUST_EXEC.
-    None,
 }
 
 /// Why a session could not do what was ordered.
@@ -60,10 +55,23 @@ pub(crate) enum SessionError {
     NoCaller,
 }
 
+impl From<Failed> for SessionError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            // A stream that is broken has no agent at its other end any more.
+            Failed::NoAgent | Failed::Broken(_) => Self::NoAgent,
+            Failed::NoCaller => Self::NoCaller,
+            Failed::NoPort => Self::NoPort,
+        }
+    }
+}
+
 /// One VM's part in a call.
 #[derive(Debug)]
 pub(crate) struct Leg {
     pub(crate) port: u32,
+    /// Domain number of the other end.
+    pub(super) peer: u32,
     /// Where the VM is awaited, when that is us.
     pub(crate) listening: Option<Listening>,
     pub(super) ended: oneshot::Receiver<()>,
@@ -75,14 +83,6 @@ impl Leg {
         // Nothing is ever sent: the sender is dropped with the port.
         let _ = (&mut self.ended).await;
     }
-}
-
-/// Who waits in the VM for an answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Caller {
-    pub(super) ident: Ident,
-    /// The control stream that it came on; an answer on a later one would reach somebody else.
-    pub(super) stream: u64,
 }
 
 /// A session as others see it.
@@ -100,6 +100,14 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
+    /// The VM as it runs now.
+    pub(crate) fn instance(&self) -> Instance {
+        Instance {
+            name: self.name.to_string(),
+            number: self.number,
+        }
+    }
+
     /// Returns when the agent has said hello.
     pub(crate) async fn wait_agent(&self) -> Result<(), SessionError> {
         let mut agent = self.agent.clone();
@@ -158,6 +166,12 @@ impl Vm {
     /// Gives a leg up that nobody will use.
     pub(crate) async fn abandon(&self, leg: Leg) {
         let _ = self.orders.send(Order::Abandon { port: leg.port }).await;
+    }
+
+    /// Cuts a leg off, whatever is on its way in it. Its port stays in use until the agent reports the end.
+    pub(crate) async fn cut(&self, leg: &Leg) {
+        let (peer, port) = (leg.peer, leg.port);
+        let _ = self.orders.send(Order::Cut { peer, port }).await;
     }
 
     /// Ends the session.

@@ -10,5 +10,6 @@ pub mod driver;
 pub mod input;
 pub mod machine;
 pub mod policy;
+pub mod session;
 pub mod vectors;
 pub mod wires;

@@ -29,10 +29,15 @@ enum Floor {
 use Floor::{Bench, Contracts, Programs, Resources, Words};
 
 /// Every crate, its floor, and all arrows that it may have to our own crates.
-const CRATES: [(&str, Floor, &[&str]); 19] = [
+const CRATES: [(&str, Floor, &[&str]); 20] = [
     ("casemate-vm", Words, &[]),
     ("casemate-policy", Contracts, &[]),
     ("casemate-qrexec-wire", Contracts, &[]),
+    (
+        "casemate-qrexec-session",
+        Contracts,
+        &["casemate-qrexec-wire"],
+    ),
     ("casemate-window-wire", Contracts, &[]),
     ("casemate-link", Contracts, &["casemate-vmm-control"]),
     ("casemate-vmm-control", Contracts, &["casemate-vm"]),
@@ -90,6 +95,7 @@ const CRATES: [(&str, Floor, &[&str]); 19] = [
             "casemate-vmm-control",
             "casemate-link",
             "casemate-policy",
+            "casemate-qrexec-session",
             "casemate-qrexec-wire",
         ],
     ),
@@ -115,7 +121,7 @@ const CRATES: [(&str, Floor, &[&str]); 19] = [
 ];
 
 /// What a crate must not use, itself or through one of ours, and why.
-const FORBIDDEN: [(&str, &[&str], &str); 6] = [
+const FORBIDDEN: [(&str, &[&str], &str); 7] = [
     (
         "casemate-vm",
         &["tokio", "zbus", "rustix", "libc"],
@@ -130,6 +136,11 @@ const FORBIDDEN: [(&str, &[&str], &str); 6] = [
         "casemate-qrexec-wire",
         &["tokio", "zbus", "rustix", "libc"],
         "a wire does no I/O",
+    ),
+    (
+        "casemate-qrexec-session",
+        &["tokio", "zbus", "rustix", "libc"],
+        "what was said does no I/O",
     ),
     (
         "casemate-window-wire",

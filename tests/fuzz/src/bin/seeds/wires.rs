@@ -23,19 +23,54 @@ pub(crate) fn all() -> Result<Vec<Seed>, Box<dyn Error>> {
     ];
     for (name, number) in [("version2", 2), ("version3", 3), ("version4", 4)] {
         let version = Version::negotiate(number)?;
-        seeds.push(("qrexec_data", name, data(version)?));
         let mut up = vec![0, PIECE];
         for message in to_broker(number)? {
             message.encode(version, &mut up)?;
         }
-        seeds.push(("qrexec_control", name, up));
+        seeds.push(("qrexec_frame", name, up));
+    }
+    for (name, number) in [("data2", 2), ("data3", 3), ("data4", 4)] {
+        let frames = data(Version::negotiate(number)?)?;
+        seeds.push(("qrexec_frame", name, [vec![2], frames].concat()));
     }
     let mut down = vec![1, PIECE];
     for message in to_agent()? {
         message.encode(Version::OURS, &mut down)?;
     }
-    seeds.push(("qrexec_control", "agent", down));
+    seeds.push(("qrexec_frame", "agent", down));
+    seeds.extend(sessions());
     Ok(seeds)
+}
+
+/// Operations on two sessions: see the module of the target for what each byte means.
+fn sessions() -> [Seed; 3] {
+    // Both agents say hello and read; one calls, is allowed, both read, report the end.
+    let call = |transport: u8| {
+        [
+            &[transport, 1][..],
+            &[0, 4, 132, 4],
+            &[7, 9, 139, 9],
+            &[3, 2, 65, 5, 0],
+            &[7, 9, 139, 9],
+            &[4, 0, 136, 0],
+        ]
+        .concat()
+    };
+    // Calls of all versions that are refused, an agent that comes again, time, a frame that is none.
+    let faults = [
+        &[0, 9][..],
+        &[0, 2, 3, 0, 65, 6, 0],
+        &[0, 3, 3, 1, 66, 7, 9],
+        &[0, 4, 3, 2, 67, 1, 5, 0, 6, 0],
+        &[0, 4, 9, 0, 9, 1, 7, 9, 10, 0, 8, 255, 4, 9, 3, 7],
+        &[0, 4, 2, 3, 255, 255, 255, 8, 1, 2, 1, 0],
+    ]
+    .concat();
+    [
+        ("qrexec_session", "link", call(0)),
+        ("qrexec_session", "sockets", call(1)),
+        ("qrexec_session", "faults", faults),
+    ]
 }
 
 fn stream<M: window::Message>(messages: &[M]) -> Result<Vec<u8>, window::Malformed> {

@@ -1,17 +1,13 @@
 //! The data ports of one VM: which are in use, by which call, and whose offers are still open.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Instant};
 
 use casemate_qrexec_wire::{
     ExecParams,
     limits::{FIRST_DATA_PORT, MAX_DATA_PORTS},
 };
-use tokio::sync::oneshot;
 
-use crate::broker::ADMIN_DOMAIN;
+use crate::ADMIN_DOMAIN;
 
 /// Calls that a VM takes part in over sockets, in both roles together: as many as it can have over a link. Stops a VM
 /// from filling the broker's memory.
@@ -19,28 +15,28 @@ const MAX_MEETINGS: usize = MAX_DATA_PORTS as usize;
 
 /// The ports that are in use.
 #[derive(Debug)]
-pub(super) struct Ports {
-    used: HashMap<u32, Use>,
+pub(crate) struct Ports<L> {
+    used: HashMap<u32, Use<L>>,
     /// Calls that meet at sockets: the same port may be in use with several others.
-    meetings: HashMap<ExecParams, Use>,
+    meetings: HashMap<ExecParams, Use<L>>,
     /// Where the search for a free port begins. Ports are used in turn, so that the late end of one call is not taken
     /// for the end of the next.
     next: u32,
 }
 
 #[derive(Debug)]
-struct Use {
+struct Use<L> {
     /// Domain number of the other end.
     peer: u32,
     /// When the offer is taken back; `None` when it was.
     offered_until: Option<Instant>,
     /// Dropped with the entry: whoever waits for the end of the call's leg sees that.
-    _ended: oneshot::Sender<()>,
+    _leg: L,
 }
 
-impl Ports {
+impl<L> Ports<L> {
     /// No port in use; `start` is any number, another one after each start of the broker.
-    pub(super) fn new(start: u32) -> Self {
+    pub(crate) fn new(start: u32) -> Self {
         Self {
             used: HashMap::new(),
             meetings: HashMap::new(),
@@ -48,26 +44,27 @@ impl Ports {
         }
     }
 
-    /// Takes a free port. The receiver ends when the port is free again.
-    pub(super) fn take(
-        &mut self,
-        peer: u32,
-        offered_until: Instant,
-    ) -> Option<(u32, oneshot::Receiver<()>)> {
+    /// Takes a free port; `leg` is dropped when it is free again.
+    pub(crate) fn take(&mut self, peer: u32, offered_until: Instant, leg: L) -> Option<u32> {
         let index = (0..MAX_DATA_PORTS)
             .map(|step| (self.next + step) % MAX_DATA_PORTS)
             .find(|index| !self.used.contains_key(&(FIRST_DATA_PORT + index)))?;
         self.next = (index + 1) % MAX_DATA_PORTS;
         let port = FIRST_DATA_PORT + index;
-        let (used, ended) = Use::new(peer, Some(offered_until));
+        let offered_until = Some(offered_until);
+        let used = Use {
+            peer,
+            offered_until,
+            _leg: leg,
+        };
         self.used.insert(port, used);
-        Some((port, ended))
+        Some(port)
     }
 
     /// Takes a port for a socket between this VM, whose number is `own`, and another domain.
     ///
     /// Of each pair one takes even indices and the other odd ones, so that two brokers could never choose the same.
-    pub(super) fn meet(&mut self, own: u32, peer: u32) -> Option<(u32, oneshot::Receiver<()>)> {
+    pub(crate) fn meet(&mut self, own: u32, peer: u32, leg: L) -> Option<u32> {
         let (first, step) = match peer {
             ADMIN_DOMAIN => (0, 1),
             _ if peer > own => (1, 2),
@@ -85,37 +82,65 @@ impl Ports {
             })?;
         self.next = (start + 1) % MAX_DATA_PORTS;
         let port = FIRST_DATA_PORT + index;
-        let ended = self.join(peer, port)?;
-        Some((port, ended))
+        self.join(peer, port, leg).then_some(port)
     }
 
-    /// Notes a port that the other VM has given to the call; `None` when this VM takes part in too many.
-    pub(super) fn join(&mut self, peer: u32, port: u32) -> Option<oneshot::Receiver<()>> {
+    /// Notes a port that the other VM has given to the call; `false` when this VM takes part in too many.
+    pub(crate) fn join(&mut self, peer: u32, port: u32, leg: L) -> bool {
         if self.meetings.len() >= MAX_MEETINGS {
-            return None;
+            return false;
         }
-        let (used, ended) = Use::new(peer, None);
-        let params = ExecParams { domain: peer, port };
-        self.meetings.insert(params, used);
-        Some(ended)
+        let used = Use {
+            peer,
+            offered_until: None,
+            _leg: leg,
+        };
+        self.meetings
+            .insert(ExecParams { domain: peer, port }, used);
+        true
     }
 
     /// Frees the port that an agent reports, if it means that call. Says whether.
-    pub(super) fn end(&mut self, params: ExecParams) -> bool {
+    pub(crate) fn end(&mut self, params: ExecParams) -> bool {
         match self.used.get(&params.port) {
             Some(used) if used.peer == params.domain => self.used.remove(&params.port).is_some(),
             _ => self.meetings.remove(&params).is_some(),
         }
     }
 
+    /// Whether a call with this other end has this port, over a link.
+    pub(crate) fn is_in_use(&self, params: ExecParams) -> bool {
+        let used = self.used.get(&params.port);
+        used.is_some_and(|used| used.peer == params.domain)
+    }
+
     /// Frees every port and returns them.
-    pub(super) fn free_all(&mut self) -> Vec<u32> {
+    pub(crate) fn free_all(&mut self) -> Vec<u32> {
         self.meetings.clear();
         self.used.drain().map(|(port, _)| port).collect()
     }
 
+    /// How many calls take part in.
+    pub(crate) fn len(&self) -> usize {
+        self.used.len() + self.meetings.len()
+    }
+
+    /// Panics when something is not as it must always be.
+    pub(crate) fn verify_invariants(&self) {
+        let last = FIRST_DATA_PORT + MAX_DATA_PORTS;
+        assert!(self.next < MAX_DATA_PORTS);
+        assert!(self.meetings.len() <= MAX_MEETINGS);
+        let ports = self
+            .used
+            .keys()
+            .chain(self.meetings.keys().map(|params| &params.port));
+        for port in ports {
+            assert!((FIRST_DATA_PORT..last).contains(port), "port {port}");
+        }
+    }
+
     /// When the next offer must be taken back.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.used
             .values()
             .filter_map(|used| used.offered_until)
@@ -123,7 +148,7 @@ impl Ports {
     }
 
     /// Ports whose offers must be taken back now. They stay in use until the agent reports their end.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<u32> {
+    pub(crate) fn overdue(&mut self, now: Instant) -> Vec<u32> {
         let mut overdue = Vec::new();
         for (port, used) in &mut self.used {
             if used.offered_until.is_some_and(|until| until <= now) {
@@ -135,32 +160,17 @@ impl Ports {
     }
 }
 
-impl Use {
-    fn new(peer: u32, offered_until: Option<Instant>) -> (Self, oneshot::Receiver<()>) {
-        let (sender, ended) = oneshot::channel();
-        let used = Self {
-            peer,
-            offered_until,
-            _ended: sender,
-        };
-        (used, ended)
-    }
-}
-
-/// A point in time far enough away to mean never.
-pub(super) fn never(now: Instant) -> Instant {
-    now + Duration::from_secs(24 * 3600)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{rc::Rc, time::Duration};
+
     use super::*;
 
     #[test]
     fn ports_are_taken_in_turn_and_freed_by_whom_they_belong_to() {
         let now = Instant::now();
         let mut ports = Ports::new(MAX_DATA_PORTS - 1);
-        let take = |ports: &mut Ports| ports.take(7, now).map(|(port, _)| port);
+        let take = |ports: &mut Ports<()>| ports.take(7, now, ());
         assert_eq!(take(&mut ports), Some(768));
         assert_eq!(take(&mut ports), Some(513));
         assert!(
@@ -196,7 +206,7 @@ mod tests {
 
     #[test]
     fn sockets_have_ports_of_a_parity_and_by_peer() {
-        let port = |ports: &mut Ports, own, peer| ports.meet(own, peer).map(|(port, _)| port);
+        let port = |ports: &mut Ports<()>, own, peer| ports.meet(own, peer, ());
         let mut ports = Ports::new(0);
         assert_eq!(
             port(&mut ports, 3, 4),
@@ -207,8 +217,10 @@ mod tests {
         assert_eq!(port(&mut ports, 4, 3), Some(513));
         assert_eq!(port(&mut ports, 4, 3), Some(515));
         assert_eq!(port(&mut ports, 4, 0), Some(515), "any, and by peer");
-        let taken = ports.join(9, 513);
-        assert!(taken.is_some(), "the other VM's number counts for it alone");
+        assert!(
+            ports.join(9, 513, ()),
+            "the other VM's number counts for it alone"
+        );
         assert!(ports.end(ExecParams {
             domain: 9,
             port: 513
@@ -227,19 +239,16 @@ mod tests {
     fn offers_are_taken_back_once_and_the_end_is_seen() {
         let now = Instant::now();
         let mut ports = Ports::new(0);
-        let (port, mut ended) = ports.take(7, now + Duration::from_secs(5)).unwrap();
+        let leg = Rc::new(());
+        let port = ports
+            .take(7, now + Duration::from_secs(5), Rc::clone(&leg))
+            .unwrap();
         assert_eq!(ports.next_deadline(), Some(now + Duration::from_secs(5)));
         assert!(ports.overdue(now).is_empty());
         assert_eq!(ports.overdue(now + Duration::from_secs(6)), [port]);
         assert!(ports.overdue(now + Duration::from_secs(7)).is_empty());
-        assert!(matches!(
-            ended.try_recv(),
-            Err(oneshot::error::TryRecvError::Empty)
-        ));
+        assert_eq!(Rc::strong_count(&leg), 2);
         ports.free_all();
-        assert!(matches!(
-            ended.try_recv(),
-            Err(oneshot::error::TryRecvError::Closed)
-        ));
+        assert_eq!(Rc::strong_count(&leg), 1);
     }
 }
