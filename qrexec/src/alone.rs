@@ -80,11 +80,13 @@ impl Alone {
         let no = Answer {
             allowed: false,
             target: String::new(),
+            for_a_while: false,
         };
         match &self.asking {
             Asking::Standing(Reply::Default) if !question.default_target.is_empty() => Ok(Answer {
                 allowed: true,
                 target: question.default_target.clone(),
+                for_a_while: false,
             }),
             Asking::Standing(_) => Ok(no),
             Asking::Program(program) => {
@@ -95,12 +97,13 @@ impl Alone {
                 let said = said
                     .unwrap_or_else(|error| Err(io::Error::other(error)))
                     .map_err(|error| PeerError::new(format!("the asking program: {error}")))?;
-                Ok(match said.trim().strip_prefix("allow:") {
-                    Some(target) => Answer {
+                Ok(match said.trim().split_once(':') {
+                    Some((word @ ("allow" | "allow-for-a-while"), target)) => Answer {
                         allowed: true,
                         target: target.to_owned(),
+                        for_a_while: word != "allow",
                     },
-                    None => no,
+                    _ => no,
                 })
             }
         }

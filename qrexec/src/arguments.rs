@@ -58,7 +58,7 @@ pub(crate) struct ServeVchan {
     /// How questions of policy are answered.
     #[arg(long, value_enum, default_value_t = Reply::Deny)]
     pub(crate) ask: Reply,
-    /// A program that answers them: the question as JSON on stdin, `allow:TARGET` or `deny` on stdout.
+    /// A program that answers them: the question as JSON on stdin, `allow:TARGET`, `allow-for-a-while:TARGET` or `deny` on stdout.
     #[arg(long, value_name = "PROGRAM", conflicts_with = "ask")]
     pub(crate) ask_command: Option<PathBuf>,
     /// Answer questions of policy here, as the reference's policy daemon does.

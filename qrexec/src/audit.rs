@@ -30,6 +30,8 @@ pub(crate) enum Outcome {
     Deny,
     AskAllowed,
     AskDenied,
+    Granted,
+    Killed,
     Failed,
 }
 
@@ -40,6 +42,8 @@ impl Outcome {
             Self::Deny => "deny",
             Self::AskAllowed => "ask-allowed",
             Self::AskDenied => "ask-denied",
+            Self::Granted => "granted",
+            Self::Killed => "killed",
             Self::Failed => "failed",
         }
     }

@@ -10,23 +10,24 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use casemate_policy::Standing;
-use casemate_qrexec_wire::CommandLine;
+use casemate_policy::{Request, Standing, Verdict};
+pub(crate) use casemate_qrexec_session::ADMIN_DOMAIN;
+use casemate_qrexec_wire::{CommandLine, ServiceCall};
 use casemate_vm::{VmId, VmName};
-use tokio::{sync::watch, task::spawn_blocking, time::timeout};
+use tokio::{task::spawn_blocking, time::timeout};
 
 use crate::{
-    audit::{Audit, Entry, Outcome},
+    ask::Attention,
+    audit::{Audit, Entry, Outcome, shown},
+    grants::{Chosen, Grant, Grants, Instance, Key, Moment},
+    live::{Call, Calls, Ticket},
     peers::Peers,
     policies::Policies,
     session::{Carrier, Host, SessionError, Streams, Vm},
 };
-
-/// The domain number of the admin side in frames.
-pub(crate) const ADMIN_DOMAIN: u32 = 0;
 
 /// The name of the admin domain as callers of the reference know it.
 pub(crate) const ADMIN_NAME: &str = "dom0";
@@ -34,15 +35,21 @@ pub(crate) const ADMIN_NAME: &str = "dom0";
 /// How long a VM that runs may take until its agent is there: it may be between two control streams.
 pub(crate) const AGENT: Duration = Duration::from_secs(10);
 
+/// How long the ends of a call that was killed may take to report; after that it is forgotten all the same.
+pub(crate) const LAST_BREATH: Duration = Duration::from_secs(10);
+
 /// The broker.
 #[derive(Debug)]
 pub(crate) struct Broker {
     pub(crate) peers: Peers,
     pub(crate) audit: Audit,
+    /// What those may ask of the person that no session belongs to.
+    pub(crate) others: Arc<Attention>,
     policies: Arc<Policies>,
     vms: Mutex<HashMap<VmName, Vm>>,
-    /// Calls of the admin side that run; each channel closes with its call.
-    calls: Mutex<HashMap<u64, watch::Receiver<()>>>,
+    /// Every call that has not ended.
+    pub(crate) calls: Arc<Calls>,
+    grants: Mutex<Grants>,
     next: AtomicU64,
     /// The faults of the policy that the person was told last.
     told: Mutex<Vec<String>>,
@@ -79,9 +86,11 @@ impl Broker {
         Arc::new(Self {
             peers,
             audit,
+            others: Arc::new(Attention::new(Instant::now())),
             policies: Arc::new(Policies::new(policy)),
             vms: Mutex::default(),
-            calls: Mutex::default(),
+            calls: Arc::default(),
+            grants: Mutex::default(),
             next: AtomicU64::new(1),
             told: Mutex::default(),
         })
@@ -89,9 +98,14 @@ impl Broker {
 
     /// Starts the session of a VM. One of the same name is ended: the supervisor knows which one runs.
     pub(crate) async fn attach(self: &Arc<Self>, name: VmName, id: VmId, carrier: Carrier) {
-        let vm = Vm::start(self, name.clone(), id, self.number(), carrier);
-        let old = lock(&self.vms).insert(name, vm);
+        let old = {
+            // Nobody may hear of its agent before it can be called.
+            let mut vms = lock(&self.vms);
+            let vm = Vm::start(self, name.clone(), id, self.number(), carrier);
+            vms.insert(name, vm)
+        };
         if let Some(old) = old {
+            self.ended(&old);
             old.detach().await;
         }
     }
@@ -101,6 +115,7 @@ impl Broker {
         let vm = lock(&self.vms).remove(name);
         match vm {
             Some(vm) => {
+                self.ended(&vm);
                 vm.detach().await;
                 true
             }
@@ -114,6 +129,13 @@ impl Broker {
         if vms.get(&vm.name).is_some_and(|now| now.number == vm.number) {
             vms.remove(&vm.name);
         }
+        drop(vms);
+        self.ended(vm);
+    }
+
+    /// What was granted to a VM, or to calls of it, ends with it.
+    pub(crate) fn ended(&self, vm: &Vm) {
+        lock(&self.grants).ended(vm.number);
     }
 
     /// The session of a VM.
@@ -126,6 +148,85 @@ impl Broker {
         let mut names: Vec<String> = lock(&self.vms).keys().map(VmName::to_string).collect();
         names.sort_unstable();
         names
+    }
+
+    /// The grant that answers the question about a call.
+    pub(crate) fn grant(&self, key: &Key) -> Option<Grant> {
+        lock(&self.grants).find(key, Moment::now())
+    }
+
+    /// The person allows such calls for a while; returns the grant's number. Both VMs of it must run still.
+    pub(crate) fn allow_for_a_while(&self, key: Key, chosen: Chosen) -> Option<u64> {
+        let id = self.number();
+        let mut instances = vec![key.source.clone()];
+        if let Chosen::Vm(target) = &chosen {
+            instances.push(target.clone());
+        }
+        lock(&self.grants).add(id, key, chosen, Moment::now());
+        // A VM is taken off the list before its grants are dropped: whichever of the two comes later sees the other.
+        let gone = instances.iter().find(|instance| !self.is_current(instance));
+        match gone {
+            Some(gone) => {
+                lock(&self.grants).ended(gone.number);
+                None
+            }
+            None => Some(id),
+        }
+    }
+
+    /// Whether the VM is still the one that it was.
+    pub(crate) fn is_current(&self, instance: &Instance) -> bool {
+        let name = instance.name.parse::<VmName>().ok();
+        let vm = name.and_then(|name| self.vm(&name));
+        vm.is_some_and(|vm| vm.number == instance.number)
+    }
+
+    /// Policy does not ask about such calls any more.
+    pub(crate) fn forget_grant(&self, key: &Key) {
+        lock(&self.grants).forget(key);
+    }
+
+    /// Takes a grant back. Says whether there was one.
+    pub(crate) fn revoke(&self, id: u64) -> bool {
+        lock(&self.grants).revoke(id, Moment::now())
+    }
+
+    /// Takes all grants back. Says how many there were.
+    pub(crate) fn revoke_all(&self) -> usize {
+        lock(&self.grants).revoke_all(Moment::now())
+    }
+
+    /// The grants that hold, each with the time that is left. One that policy has no question for any more is dropped.
+    pub(crate) async fn grants(&self) -> Vec<(Grant, Duration)> {
+        let policy = self.policy().await;
+        let facts = self.peers.facts().await.ok();
+        let asks = |grant: &Grant| {
+            let Ok(call) = ServiceCall::sanitise(grant.key.service.as_bytes()) else {
+                return false;
+            };
+            let request = Request {
+                source: &grant.key.source.name,
+                target: &grant.key.requested,
+                service: call.service(),
+                argument: call.argument(),
+            };
+            // Without facts nothing is judged, so nothing goes on by a grant either.
+            facts.as_ref().is_none_or(|facts| {
+                let verdict = policy.decide(&request, facts).verdict;
+                matches!(verdict, Verdict::Ask { targets, .. } if targets.contains(&grant.chosen.destination()))
+            })
+        };
+        let all = lock(&self.grants).list(Moment::now());
+        let (hold, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(asks);
+        for grant in gone {
+            self.forget_grant(&grant.key);
+        }
+        let now = Moment::now();
+        let left = |grant: Grant| {
+            let left = grant.until.left(now);
+            (grant, left)
+        };
+        hold.into_iter().map(left).collect()
     }
 
     /// The policy as it is on disk now; tells the person about faults, once, and when they are mended.
@@ -194,7 +295,8 @@ impl Broker {
             .await
             .map_err(|_| AdminCallError::NoAgent(name))?
             .map_err(failed)?;
-        self.record_admin(&vm.name, &command);
+        let service = service_of(&command);
+        let ticket = self.admin_ticket(&vm.name, &service);
         let (ours, theirs) = vm.ends(Host::Listens)?;
         let served = vm.serve(ADMIN_DOMAIN, command, Streams::Connected, theirs);
         let mut leg = served.await.map_err(failed)?;
@@ -203,50 +305,73 @@ impl Broker {
             (None, Some(listening)) => listening.accept().await?,
             (None, None) => return Err(failed(SessionError::Gone)),
         };
-        let call = self.number();
-        let (running, ends) = watch::channel(());
-        lock(&self.calls).insert(call, ends);
+        let call = ticket.id();
+        ticket.runs(vm.name.as_str(), !vm.meets);
         let broker = Arc::clone(self);
         tokio::spawn(async move {
-            leg.ended().await;
-            lock(&broker.calls).remove(&call);
-            drop(running);
+            let killed = tokio::select! {
+                () = leg.ended() => None,
+                by = ticket.killed() => Some(by),
+            };
+            if let Some(by) = killed {
+                vm.cut(&leg).await;
+                broker.record_killed_admin(&vm.name, &service, &by);
+                let _ = timeout(LAST_BREATH, leg.ended()).await;
+            }
         });
         Ok((call, ours))
     }
 
-    /// Puts a call of the admin side on record, which no rule judges.
-    pub(crate) fn record_admin(&self, target: &VmName, command: &CommandLine) {
-        let printable = |byte: &u8| match byte {
-            b' '..=b'~' => char::from(*byte),
-            _ => '_',
+    /// Takes a call of the admin side in and puts it on record; no rule judges it.
+    pub(crate) fn admin_ticket(&self, target: &VmName, service: &str) -> Ticket {
+        self.record_admin(
+            target,
+            service,
+            Outcome::Allow,
+            "the admin domain may".to_owned(),
+        );
+        let call = Call {
+            source: ADMIN_NAME.to_owned(),
+            requested: target.to_string(),
+            service: shown(service),
         };
-        let text: String = command.as_bytes().iter().map(printable).collect();
-        let (_, work) = text.split_once(':').unwrap_or_default();
-        let service = work
-            .strip_prefix("QUBESRPC ")
-            .and_then(|rest| rest.split(' ').next());
+        let ticket = self.calls.enter(self.number(), call);
+        ticket.starts(target.as_str(), "");
+        ticket
+    }
+
+    /// Puts on record that somebody killed a call of the admin side.
+    pub(crate) fn record_killed_admin(&self, target: &VmName, service: &str, by: &str) {
+        self.record_admin(target, service, Outcome::Killed, format!("killed by {by}"));
+    }
+
+    fn record_admin(&self, target: &VmName, service: &str, outcome: Outcome, reason: String) {
         self.audit.record(Entry {
             source: ADMIN_NAME.to_owned(),
             requested: target.to_string(),
             target: target.to_string(),
-            service: service.unwrap_or(work).to_owned(),
-            outcome: Outcome::Allow,
+            service: service.to_owned(),
+            outcome,
             rule: String::new(),
-            reason: "the admin domain may".to_owned(),
+            reason,
         });
-    }
-
-    /// Returns when a call of the admin side has ended; at once for one that is not known.
-    pub(crate) async fn wait_call(&self, call: u64) {
-        let ends = lock(&self.calls).get(&call).cloned();
-        if let Some(mut ends) = ends {
-            // Nothing is ever sent: the sender is dropped with the call.
-            let _ = ends.changed().await;
-        }
     }
 
     pub(crate) fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// The service of a command line, or the command itself; printable.
+pub(crate) fn service_of(command: &CommandLine) -> String {
+    let printable = |byte: &u8| match byte {
+        b' '..=b'~' => char::from(*byte),
+        _ => '_',
+    };
+    let text: String = command.as_bytes().iter().map(printable).collect();
+    let (_, work) = text.split_once(':').unwrap_or_default();
+    let service = work
+        .strip_prefix("QUBESRPC ")
+        .and_then(|rest| rest.split(' ').next());
+    service.unwrap_or(work).to_owned()
 }

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use casemate_api::{CallStream, Decision, Error};
+use casemate_api::{CallStream, Decision, Error, Grant, LiveCall};
 use casemate_qrexec_wire::{CommandLine, Execute, ServiceCall, Work};
 use casemate_vm::{VmId, VmName};
 use zbus::zvariant::OwnedFd;
 
 use crate::{
+    audit::shown,
     broker::{ADMIN_NAME, AdminCallError, Broker},
     call::DEFAULT_USER,
+    live::KillError,
     session::{Carrier, Link},
 };
 
@@ -79,8 +81,56 @@ impl QrexecBus {
         self.call(name, user, work).await
     }
 
+    async fn calls(&self) -> Vec<LiveCall> {
+        self.0.calls.list()
+    }
+
+    async fn kill_call(
+        &self,
+        call: u64,
+        #[zbus(connection)] connection: &zbus::Connection,
+    ) -> Result<(), Error> {
+        let by = client(connection).await;
+        let killed = self.0.calls.kill(call, &by);
+        killed.map_err(|error| match error {
+            KillError::Unknown => Error::NotFound(format!(
+                "there is no live call {call}; `casemate call ls` shows all"
+            )),
+            KillError::OutOfReach => Error::WrongState(format!(
+                "call {call} cannot be killed: {error}; end one of the two VMs"
+            )),
+        })
+    }
+
+    async fn grants(&self) -> Vec<Grant> {
+        let grants = self.0.grants().await;
+        let show = |(grant, left): (crate::grants::Grant, std::time::Duration)| Grant {
+            id: grant.id,
+            source: grant.key.source.name,
+            requested: grant.key.requested,
+            target: grant.chosen.destination().to_string(),
+            service: shown(&grant.key.service),
+            left: left.as_secs(),
+        };
+        grants.into_iter().map(show).collect()
+    }
+
+    async fn revoke_grant(&self, grant: u64) -> Result<(), Error> {
+        if self.0.revoke(grant) {
+            Ok(())
+        } else {
+            Err(Error::NotFound(format!(
+                "no grant {grant} holds; `casemate call grants` shows all"
+            )))
+        }
+    }
+
+    async fn revoke_grants(&self) -> u32 {
+        u32::try_from(self.0.revoke_all()).unwrap_or(u32::MAX)
+    }
+
     async fn wait_call(&self, call: u64) {
-        self.0.wait_call(call).await;
+        self.0.calls.ended(call).await;
     }
 
     async fn decisions(&self, limit: u32) -> Vec<Decision> {
@@ -123,6 +173,17 @@ impl QrexecBus {
             stream: stream.into(),
         })
     }
+}
+
+/// Who is at the other end of a connection, as the kernel knows it.
+async fn client(connection: &zbus::Connection) -> String {
+    let credentials = connection.peer_creds().await.ok();
+    let number = |number: Option<u32>| number.map_or("?".to_owned(), |number| number.to_string());
+    format!(
+        "user {}, process {}",
+        number(credentials.and_then(|of| of.unix_user_id())),
+        number(credentials.and_then(|of| of.process_id())),
+    )
 }
 
 fn vm_name(text: &str) -> Result<VmName, Error> {

@@ -6,7 +6,12 @@
 use std::{
     fs,
     io::{self, Read, Write},
+    net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -56,16 +61,28 @@ pub(crate) fn run(call: &CallVchan) -> Result<u8> {
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path)
         .with_context(|| format!("cannot listen on {}", path.display()))?;
-    // The broker closes its connection when the agent has reported the end: then nobody will connect any more.
+    // The broker closes its connection when the agent has reported the end or somebody killed the call: then nobody
+    // connects any more, and a stream that is connected brings nothing but what it holds already.
     let lost = broker.try_clone()?;
     let wake = path.clone();
+    let ours = Arc::new((AtomicBool::new(false), OnceLock::<UnixStream>::new()));
+    let theirs = Arc::clone(&ours);
     thread::spawn(move || {
         let mut lost = lost;
         let _ = lost.read(&mut [0]);
-        // A connection of our own, which ends at once, is what an agent that has gone looks like.
-        let _ = UnixStream::connect(wake);
+        theirs.0.store(true, Ordering::SeqCst);
+        match theirs.1.get() {
+            Some(stream) => drop(stream.shutdown(Shutdown::Both)),
+            // A connection of our own, which ends at once, is what an agent that has gone looks like.
+            None => drop(UnixStream::connect(wake)),
+        }
     });
     let (stream, _) = listener.accept().context("the agent did not connect")?;
+    let _ = ours.1.set(stream.try_clone()?);
+    if ours.0.load(Ordering::SeqCst) {
+        // The other thread may have looked just before.
+        let _ = stream.shutdown(Shutdown::Both);
+    }
     fs::remove_file(&path).ok();
     let code = exchange(stream, !call.just);
     drop(broker);

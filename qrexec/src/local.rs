@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    broker::{ADMIN_DOMAIN, AGENT, Broker},
+    broker::{ADMIN_DOMAIN, AGENT, Broker, LAST_BREATH, service_of},
     session::{Host, Streams},
 };
 
@@ -82,7 +82,8 @@ async fn client(mut stream: UnixStream, name: &VmName, broker: &Broker) -> io::R
     ready
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
         .map_err(io::Error::other)?;
-    broker.record_admin(name, &command);
+    let service = service_of(&command);
+    let ticket = broker.admin_ticket(name, &service);
     let (_, end) = vm.ends(Host::StaysOut)?;
     let served = vm.serve(ADMIN_DOMAIN, command, streams, end).await;
     let mut leg = served.map_err(io::Error::other)?;
@@ -95,8 +96,18 @@ async fn client(mut stream: UnixStream, name: &VmName, broker: &Broker) -> io::R
             },
         ))
         .await?;
+    // A client that hears the end of this connection lets go of the data stream, which only it can do.
+    ticket.runs(name.as_str(), true);
     // The client says nothing more. Its end is not the call's: the agent notices that of the data stream.
-    leg.ended().await;
+    let killed = tokio::select! {
+        () = leg.ended() => None,
+        by = ticket.killed() => Some(by),
+    };
+    if let Some(by) = killed {
+        broker.record_killed_admin(name, &service, &by);
+        drop(stream);
+        let _ = timeout(LAST_BREATH, leg.ended()).await;
+    }
     Ok(())
 }
 

@@ -12,7 +12,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::broker::Broker;
+use crate::{
+    audit::{Entry, Outcome, shown},
+    broker::Broker,
+};
 
 /// Longest question: the longest service and room for the rest. Stops a client from filling the memory.
 const MAX_QUESTION: usize = 80 * 1024;
@@ -30,6 +33,7 @@ struct Asked {
     target: Option<String>,
     call: Option<String>,
     assume_yes: bool,
+    for_another: bool,
     just_evaluate: bool,
 }
 
@@ -38,7 +42,7 @@ impl Asked {
     fn parse(text: &str) -> Option<Self> {
         let mut asked = Self::default();
         let mut flags = (None, None);
-        let mut requested_source = None;
+        let mut requested_source: Option<String> = None;
         for line in text.lines() {
             let (key, value) = line.split_once('=')?;
             let yes = || match value {
@@ -50,8 +54,7 @@ impl Asked {
                 "source" => asked.source.replace(value.to_owned()).is_some(),
                 "intended_target" => asked.target.replace(value.to_owned()).is_some(),
                 "service_and_arg" => asked.call.replace(value.to_owned()).is_some(),
-                // A relay's word for whom it speaks. There are no rules about relays; who asks is `source`.
-                "requested_source" => requested_source.replace(()).is_some(),
+                "requested_source" => requested_source.replace(value.to_owned()).is_some(),
                 "assume_yes_for_ask" => flags.0.replace(yes()?).is_some(),
                 "just_evaluate" => flags.1.replace(yes()?).is_some(),
                 _ => return None,
@@ -60,6 +63,9 @@ impl Asked {
                 return None;
             }
         }
+        // For whom a relay speaks, and no VM is one.
+        asked.for_another =
+            requested_source.is_some_and(|of| !of.is_empty() && Some(&of) != asked.source.as_ref());
         asked.assume_yes = flags.0.unwrap_or_default();
         asked.just_evaluate = flags.1.unwrap_or_default();
         (asked.source.is_some() && asked.target.is_some() && asked.call.is_some()).then_some(asked)
@@ -113,12 +119,44 @@ async fn question(stream: &mut UnixStream) -> io::Result<String> {
     }
 }
 
-/// The lines of an allow; `None` for everything else.
+/// The lines of an allow; `None` for everything else. Either is put on record, unless it was only to be evaluated.
 async fn answer(asked: &Asked, broker: &Broker) -> Option<String> {
     let source = asked.source.as_deref()?;
     let requested = Target::sanitise(asked.target.as_deref()?.as_bytes());
     let call = ServiceCall::sanitise(asked.call.as_deref()?.as_bytes()).ok()?;
-    let facts = broker.peers.facts().await.ok()?;
+    let mut entry = Entry {
+        source: shown(source),
+        requested: requested.to_string(),
+        target: String::new(),
+        service: call.full().to_owned(),
+        outcome: Outcome::Deny,
+        rule: String::new(),
+        reason: String::new(),
+    };
+    let lines = judge(asked, (source, &requested, &call), broker, &mut entry).await;
+    if !asked.just_evaluate {
+        broker.audit.record(entry);
+    }
+    lines
+}
+
+async fn judge(
+    asked: &Asked,
+    (source, requested, call): (&str, &Target, &ServiceCall),
+    broker: &Broker,
+    entry: &mut Entry,
+) -> Option<String> {
+    if asked.for_another {
+        "the caller speaks for another, and no VM here is a relay".clone_into(&mut entry.reason);
+        return None;
+    }
+    let facts = match broker.peers.facts().await {
+        Ok(facts) => facts,
+        Err(error) => {
+            (entry.outcome, entry.reason) = (Outcome::Failed, error.to_string());
+            return None;
+        }
+    };
     let policy = broker.policy().await;
     let request = Request {
         source,
@@ -126,12 +164,20 @@ async fn answer(asked: &Asked, broker: &Broker) -> Option<String> {
         service: call.service(),
         argument: call.argument(),
     };
-    let (target, user, autostart) = match policy.decide(&request, &facts).verdict {
+    let decision = policy.decide(&request, &facts);
+    entry.rule = decision
+        .rule
+        .map(|rule| rule.to_string())
+        .unwrap_or_default();
+    let (target, user, autostart) = match decision.verdict {
         Verdict::Allow {
             target,
             user,
             autostart,
-        } => (target, user, autostart),
+        } => {
+            (entry.outcome, entry.reason) = (Outcome::Allow, "a rule allows the call".to_owned());
+            (target, user, autostart)
+        }
         Verdict::Ask {
             targets,
             default,
@@ -142,16 +188,25 @@ async fn answer(asked: &Asked, broker: &Broker) -> Option<String> {
                 .iter()
                 .find(|target| target.to_string() == requested.as_str());
             let chosen = if asked.assume_yes {
-                wanted.or(default.as_ref()).or(targets.first()).cloned()?
+                wanted.or(default.as_ref()).or(targets.first()).cloned()
             } else if asked.just_evaluate {
-                return None;
+                None
             } else {
-                choose(source, &call, &targets, default.as_ref(), broker).await?
+                choose(source, call, &targets, default.as_ref(), broker).await
             };
-            (chosen, user, autostart)
+            (entry.outcome, entry.reason) = match (&chosen, asked.assume_yes) {
+                (Some(_), true) => (Outcome::Allow, "a yes was to be assumed".to_owned()),
+                (Some(_), false) => (Outcome::AskAllowed, "the person said yes".to_owned()),
+                (None, _) => (Outcome::AskDenied, "nobody said yes".to_owned()),
+            };
+            (chosen?, user, autostart)
         }
-        Verdict::Deny(_) => return None,
+        Verdict::Deny(denial) => {
+            entry.reason = denial.to_string();
+            return None;
+        }
     };
+    entry.target = target.to_string();
     let uuid = uuid(&facts, &target).unwrap_or_default();
     Some(format!(
         "user={}\nresult=allow\ntarget={target}\ntarget_uuid={uuid}\nautostart={}\nrequested_target={requested}\n",
@@ -160,6 +215,7 @@ async fn answer(asked: &Asked, broker: &Broker) -> Option<String> {
     ))
 }
 
+/// Asks the person, within what the source may ask; whoever is no VM of ours shares one allowance with all such.
 async fn choose(
     source: &str,
     call: &ServiceCall,
@@ -167,21 +223,23 @@ async fn choose(
     default: Option<&Destination>,
     broker: &Broker,
 ) -> Option<Destination> {
-    let shown = |name: String| AskTarget {
+    let gray = |name: String| AskTarget {
         name,
         label: "gray".to_owned(),
     };
     let question = Question {
-        source: shown(source.to_owned()),
+        source: gray(source.to_owned()),
         service: call.service().to_owned(),
-        argument: crate::audit::shown(call.argument()),
+        argument: shown(call.argument()),
         targets: targets
             .iter()
-            .map(|target| shown(target.to_string()))
+            .map(|target| gray(target.to_string()))
             .collect(),
         default_target: default.map(ToString::to_string).unwrap_or_default(),
     };
-    let answer = broker.peers.ask(question).await.ok()?;
+    let vm = source.parse().ok().and_then(|name| broker.vm(&name));
+    let attention = vm.as_ref().map_or(&broker.others, |vm| &vm.attention);
+    let answer = attention.ask(&broker.peers, question).await.ok()?;
     let chosen = targets
         .iter()
         .find(|target| target.to_string() == answer.target);
@@ -205,6 +263,11 @@ mod tests {
         let asked = Asked::parse(&format!("{whole}\nassume_yes_for_ask=yes")).unwrap();
         assert_eq!(asked.call.as_deref(), Some("s+a"));
         assert!(asked.assume_yes && !asked.just_evaluate);
+        assert!(!asked.for_another);
+        for (of, another) in [("", false), ("work", false), ("vault", true)] {
+            let asked = Asked::parse(&format!("{whole}\nrequested_source={of}")).unwrap();
+            assert_eq!(asked.for_another, another, "{of}");
+        }
         for wrong in [
             "",
             "source=work\nintended_target=x",

@@ -41,11 +41,6 @@ impl Sockets {
         Self { directory, vm }
     }
 
-    /// The number of the VM among the domains.
-    pub(crate) fn vm(&self) -> u32 {
-        self.vm
-    }
-
     /// Connects to the control stream, if the agent listens.
     pub(crate) async fn control(&self) -> io::Result<UnixStream> {
         UnixStream::connect(path(&self.directory, self.vm, ADMIN_DOMAIN, CONTROL_PORT)).await

@@ -20,6 +20,7 @@ fn yes(target: &str) -> Answer {
     Answer {
         allowed: true,
         target: target.to_owned(),
+        for_a_while: false,
     }
 }
 
@@ -76,9 +77,17 @@ async fn an_allowed_call_joins_the_two_vms() {
     let mut work = host.agent("work").await;
     let mut untrusted = host.agent("untrusted").await;
 
-    // The claim to be another VM changes nothing.
-    work.trigger_as("vault", "S1", "untrusted", "copy+a/b")
+    // One that speaks for another is not judged as itself.
+    work.trigger_as("vault", "S0", "untrusted", "copy+claim")
         .await;
+    work.is_refused("S0").await;
+    let decision = host.decision_on("copy+claim").await;
+    assert_eq!(
+        (decision.source.as_str(), decision.result.as_str()),
+        ("work", "deny")
+    );
+    assert!(decision.reason.contains("'vault'"), "{decision:?}");
+    work.trigger_as("work", "S1", "untrusted", "copy+a/b").await;
     assert!(matches!(host.asked().await, Asked::Start(name) if name == "untrusted"));
     let (service, command) = untrusted.executes().await;
     assert_eq!(
@@ -215,6 +224,7 @@ async fn the_person_decides_where_policy_asks() {
             Answer {
                 allowed: false,
                 target: String::new(),
+                for_a_while: false,
             },
             "ask-denied",
         ),

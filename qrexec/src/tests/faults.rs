@@ -7,7 +7,9 @@ use super::{
     guest::{Agent, Vmm, is_over, soon},
     host::{Host, stream},
 };
-use crate::limits::{CALL_BURST, MAX_QUESTIONS};
+use casemate_qrexec_session::limits::CALL_BURST;
+
+use crate::limits::MAX_QUESTIONS;
 
 const ALLOW: &str = "\
 copy * work untrusted allow
@@ -69,6 +71,7 @@ async fn an_agent_may_come_again_after_an_orderly_end() {
     let _ = answer.send(Answer {
         allowed: true,
         target: "untrusted".to_owned(),
+        for_a_while: false,
     });
     soon("its hello", host.broker.wait_agent("work"))
         .await
@@ -309,6 +312,7 @@ async fn a_vm_cannot_bury_the_person_under_questions() {
             .send(Answer {
                 allowed: false,
                 target: String::new(),
+                for_a_while: false,
             })
             .unwrap();
         assert!(matches!(work.next().await, Some(ToAgent::Refused(_))));

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     future::Future,
-    os::{fd::OwnedFd, unix::net},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net,
+    },
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -31,6 +34,8 @@ pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 /// The vmm's end of a link: offers by port. Dropping it ends the VM.
 pub(super) struct Vmm {
     offers: Arc<Mutex<HashMap<u32, OwnedFd>>>,
+    /// Streams in use that a cut is to end, by port.
+    held: Arc<Mutex<HashMap<u32, OwnedFd>>>,
     changed: watch::Receiver<u64>,
     link: OwnedFd,
 }
@@ -51,7 +56,8 @@ impl Vmm {
         let reader = PacketSocket::from(link.try_clone().unwrap());
         let offers = Arc::new(Mutex::new(HashMap::new()));
         let (tell, changed) = watch::channel(0);
-        let kept = Arc::clone(&offers);
+        let held = Arc::new(Mutex::new(HashMap::<u32, OwnedFd>::new()));
+        let (kept, to_cut) = (Arc::clone(&offers), Arc::clone(&held));
         std::thread::spawn(move || {
             while let Ok(packet) = reader.receive(LinkMessage::LEN) {
                 match LinkMessage::decode(&packet.bytes).unwrap() {
@@ -60,12 +66,19 @@ impl Vmm {
                         kept.lock().unwrap().insert(port, stream);
                     }
                     LinkMessage::Withdraw { port } => drop(kept.lock().unwrap().remove(&port)),
+                    LinkMessage::Cut { port } => {
+                        drop(kept.lock().unwrap().remove(&port));
+                        if let Some(stream) = to_cut.lock().unwrap().remove(&port) {
+                            rustix::net::shutdown(&stream, rustix::net::Shutdown::Both).unwrap();
+                        }
+                    }
                 }
                 tell.send_modify(|count| *count += 1);
             }
         });
         let vmm = Self {
             offers,
+            held,
             changed,
             link,
         };
@@ -87,6 +100,15 @@ impl Vmm {
         let stream = net::UnixStream::from(soon("an offer", offer).await);
         stream.set_nonblocking(true).unwrap();
         UnixStream::from_std(stream).unwrap()
+    }
+
+    /// The same, and a cut ends the connection, as a vmm would see to. The other end sees no end by itself, for the
+    /// stream is held here as well.
+    pub(super) async fn connect_for_cut(&self, port: u32) -> UnixStream {
+        let stream = self.connect(port).await;
+        let copy = stream.as_fd().try_clone_to_owned().unwrap();
+        self.held.lock().unwrap().insert(port, copy);
+        stream
     }
 
     /// Returns when nothing is offered but the control stream, or not even that.

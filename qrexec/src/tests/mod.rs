@@ -3,5 +3,7 @@
 
 mod calls;
 mod faults;
+mod grants;
 mod guest;
 mod host;
+mod kills;

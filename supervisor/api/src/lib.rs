@@ -15,7 +15,7 @@ pub use crate::supervisor::{NewVm, Supervisor1Proxy, TemplateInfo, VmInfo};
 pub use compositor::{Answer, AskTarget, Compositor1Proxy, Notice, Question, WindowInfo};
 pub use connect::{broker, compositor, supervisor};
 pub use error::Error;
-pub use qrexec::{CallStream, Decision, Qrexec1Proxy};
+pub use qrexec::{CallStream, Decision, Grant, LiveCall, Qrexec1Proxy};
 
 use std::path::{Path, PathBuf};
 

@@ -18,12 +18,50 @@ pub struct Decision {
     pub target: String,
     /// Service with its argument.
     pub service: String,
-    /// `allow`, `deny`, `ask-allowed`, `ask-denied`, `failed`.
+    /// `allow`, `deny`, `ask-allowed`, `ask-denied`, `granted`, `killed`, `failed`.
     pub result: String,
     /// `FILE:LINE` of the rule that decided, empty when none matched.
     pub rule: String,
     /// One sentence.
     pub reason: String,
+}
+
+/// One call that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct LiveCall {
+    /// Its number, for `kill_call`.
+    pub id: u64,
+    /// The calling VM, `dom0` for the admin side.
+    pub source: String,
+    /// The target that the caller asked for.
+    pub requested: String,
+    /// The target that the call goes to, empty while that is not decided.
+    pub target: String,
+    /// Service with its argument, or the admin side's command.
+    pub service: String,
+    /// `asking`, `starting`, `running`, `ending`.
+    pub state: String,
+    /// When it came, seconds since 1970.
+    pub since: u64,
+    /// `FILE:LINE` of the rule that lets it go on, empty before that and for calls of the admin side.
+    pub rule: String,
+}
+
+/// Calls that go on without a question, because the person said so for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct Grant {
+    /// Its number, for `revoke_grant`.
+    pub id: u64,
+    /// The calling VM.
+    pub source: String,
+    /// The target that it asks for, empty for none.
+    pub requested: String,
+    /// The target that was chosen: a VM, or `@dispvm:NAME` for a new disposable each time.
+    pub target: String,
+    /// Service with its argument.
+    pub service: String,
+    /// Seconds that are left.
+    pub left: u64,
 }
 
 /// A call that the admin side made.
@@ -54,7 +92,18 @@ pub trait Qrexec1 {
     fn run_command(&self, name: &str, user: &str, command: &str) -> Result<CallStream, Error>;
     /// Calls a service in a VM as the admin domain.
     fn call_service(&self, name: &str, user: &str, service: &str) -> Result<CallStream, Error>;
-    /// Returns when a call of the admin side has ended; at once for an unknown call.
+    /// Every call that has not ended, oldest first.
+    fn calls(&self) -> Result<Vec<LiveCall>, Error>;
+    /// Ends a call: one that waits is refused, one that runs is cut off at both ends. `NotFound` for one that is not
+    /// live, `WrongState` for one whose stream the broker cannot cut.
+    fn kill_call(&self, call: u64) -> Result<(), Error>;
+    /// The grants that hold, oldest first.
+    fn grants(&self) -> Result<Vec<Grant>, Error>;
+    /// Takes a grant back: the next such call is a question again. `NotFound` for one that does not hold.
+    fn revoke_grant(&self, grant: u64) -> Result<(), Error>;
+    /// Takes all grants back; returns how many there were.
+    fn revoke_grants(&self) -> Result<u32, Error>;
+    /// Returns when a call has ended; at once for an unknown call.
     fn wait_call(&self, call: u64) -> Result<(), Error>;
     /// The last `limit` decisions.
     fn decisions(&self, limit: u32) -> Result<Vec<Decision>, Error>;

@@ -1,0 +1,272 @@
+//! Whether a call may go on: the rules, the person where they ask, and what the person allowed before.
+
+use casemate_api::{AskTarget, Question};
+use casemate_policy::{Decision, Denial, Destination, Facts, Request, Verdict};
+
+use super::{Call, Granted, Refusal};
+use crate::{
+    ask::AskError,
+    audit::{Outcome, shown},
+    grants::{Chosen, Key},
+};
+
+/// The label of disposables, whatever their template's is.
+const DISPOSABLE_LABEL: &str = "red";
+
+impl Call {
+    /// What policy says, and the person where policy asks.
+    pub(super) async fn decide(&self) -> Result<Granted, Refusal> {
+        let (decision, facts) = self.judge().await?;
+        let rule = place(&decision);
+        let notify = decision.notify;
+        if !matches!(decision.verdict, Verdict::Ask { .. }) {
+            self.broker.forget_grant(&self.key());
+        }
+        match decision.verdict {
+            Verdict::Deny(denial) => Err(Refusal {
+                outcome: Outcome::Deny,
+                rule,
+                reason: denial.to_string(),
+                notify,
+            }),
+            Verdict::Allow {
+                target,
+                user,
+                autostart,
+            } => Ok(Granted {
+                target,
+                user,
+                autostart,
+                outcome: Outcome::Allow,
+                rule,
+                notify,
+                instance: None,
+                for_a_while: false,
+                template_uuid: None,
+            }),
+            Verdict::Ask {
+                targets,
+                default,
+                user,
+                autostart,
+            } => {
+                if let Some((target, instance)) = self.granted(&targets, &facts) {
+                    return Ok(Granted {
+                        target,
+                        user,
+                        autostart,
+                        outcome: Outcome::Granted,
+                        rule,
+                        notify,
+                        instance,
+                        for_a_while: false,
+                        template_uuid: None,
+                    });
+                }
+                let (chosen, for_a_while) = self.ask(targets, default, &rule).await?;
+                let granted = self.judge_again(chosen, &facts).await?;
+                Ok(Granted {
+                    for_a_while,
+                    ..granted
+                })
+            }
+        }
+    }
+
+    /// Which calls a grant of this one would be for.
+    pub(super) fn key(&self) -> Key {
+        Key {
+            source: self.source.instance(),
+            service: self.service.full().to_owned(),
+            requested: self.requested.to_string(),
+        }
+    }
+
+    /// Where the call may go without a question, because the person said so not long ago; and to which instance.
+    fn granted(
+        &self,
+        targets: &[Destination],
+        facts: &Facts,
+    ) -> Option<(Destination, Option<u64>)> {
+        let key = self.key();
+        let grant = self.broker.grant(&key)?;
+        let target = grant.chosen.destination();
+        let (is_same, instance) = match &grant.chosen {
+            Chosen::Vm(instance) => (self.broker.is_current(instance), Some(instance.number)),
+            Chosen::Disposable { uuid, .. } => {
+                (self::uuid(facts, &target) == uuid.as_deref(), None)
+            }
+        };
+        if is_same && targets.contains(&target) {
+            return Some((target, instance));
+        }
+        self.broker.forget_grant(&key);
+        None
+    }
+
+    /// One decision by the policy and the facts of this moment.
+    async fn judge(&self) -> Result<(Decision, Facts), Refusal> {
+        let facts = self
+            .broker
+            .peers
+            .facts()
+            .await
+            .map_err(|error| Refusal::failed(&error))?;
+        let policy = self.broker.policy().await;
+        let request = Request {
+            source: self.source.name.as_str(),
+            target: self.requested.as_str(),
+            service: self.service.service(),
+            argument: self.service.argument(),
+        };
+        let decision = policy.decide(&request, &facts);
+        if let (Verdict::Deny(denial), [fault, ..]) = (&decision.verdict, policy.faults()) {
+            return Err(Refusal {
+                outcome: Outcome::Deny,
+                rule: decision
+                    .rule
+                    .map(|rule| rule.to_string())
+                    .unwrap_or_default(),
+                reason: format!("{denial}; the policy has an error: {fault}"),
+                // Without any policy the person is told of that instead.
+                notify: decision.notify && *denial != Denial::NoPolicy,
+            });
+        }
+        Ok((decision, facts))
+    }
+
+    async fn ask(
+        &self,
+        mut targets: Vec<Destination>,
+        default: Option<Destination>,
+        rule: &str,
+    ) -> Result<(Destination, bool), Refusal> {
+        let refusal = |outcome, reason: String, notify| Refusal {
+            outcome,
+            rule: rule.to_owned(),
+            reason,
+            notify,
+        };
+        let labels = self
+            .broker
+            .peers
+            .labels()
+            .await
+            .map_err(|error| Refusal::failed(&error))?;
+        // The admin domain serves nothing and a template is not started for a call, so they are no choice.
+        targets.retain(|target| match target {
+            Destination::Admin => false,
+            Destination::Disposable { .. } => true,
+            Destination::Vm(name) => labels.contains_key(name),
+        });
+        // What a person most often means comes first.
+        targets.sort_by_key(|target| matches!(target, Destination::Disposable { .. }));
+        if targets.is_empty() {
+            let reason = "there is no VM to choose as target".to_owned();
+            return Err(refusal(Outcome::Deny, reason, true));
+        }
+        let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
+        let question = Question {
+            source: AskTarget {
+                name: self.source.name.to_string(),
+                label: label(self.source.name.as_str()),
+            },
+            service: self.service.service().to_owned(),
+            argument: shown(self.service.argument()),
+            targets: targets
+                .iter()
+                .map(|target| AskTarget {
+                    name: target.to_string(),
+                    label: match target {
+                        Destination::Disposable { .. } => DISPOSABLE_LABEL.to_owned(),
+                        Destination::Vm(name) => label(name),
+                        Destination::Admin => String::new(),
+                    },
+                })
+                .collect(),
+            default_target: default
+                .filter(|default| targets.contains(default))
+                .map(|default| default.to_string())
+                .unwrap_or_default(),
+        };
+        let asked = self
+            .source
+            .attention
+            .ask(&self.broker.peers, question)
+            .await;
+        let answer = asked.map_err(|error| {
+            // What is denied because there are too many must not add to them.
+            let notify = error != AskError::TooMany;
+            refusal(Outcome::Deny, error.to_string(), notify)
+        })?;
+        if !answer.allowed {
+            let reason = "the person said no".to_owned();
+            return Err(refusal(Outcome::AskDenied, reason, false));
+        }
+        let chosen = targets
+            .into_iter()
+            .find(|target| target.to_string() == answer.target);
+        let chosen = chosen.map(|target| (target, answer.for_a_while));
+        chosen.ok_or_else(|| {
+            let reason = "the answer names a target that was no choice".to_owned();
+            refusal(Outcome::Deny, reason, true)
+        })
+    }
+
+    /// While the person thought, rules and VMs may have changed: the choice must still be one, of the same VM.
+    async fn judge_again(&self, chosen: Destination, before: &Facts) -> Result<Granted, Refusal> {
+        let (decision, facts) = self.judge().await?;
+        let rule = place(&decision);
+        let notify = decision.notify;
+        let granted = match decision.verdict {
+            Verdict::Ask {
+                targets,
+                user,
+                autostart,
+                ..
+            } => targets.contains(&chosen).then_some((user, autostart)),
+            Verdict::Allow {
+                target,
+                user,
+                autostart,
+            } => (target == chosen).then_some((user, autostart)),
+            Verdict::Deny(_) => None,
+        };
+        let granted = granted.filter(|_| uuid(before, &chosen) == uuid(&facts, &chosen));
+        match granted {
+            Some((user, autostart)) => Ok(Granted {
+                template_uuid: uuid(&facts, &chosen).map(str::to_owned),
+                target: chosen,
+                user,
+                autostart,
+                outcome: Outcome::AskAllowed,
+                rule,
+                notify,
+                instance: None,
+                for_a_while: false,
+            }),
+            None => Err(Refusal {
+                outcome: Outcome::Deny,
+                rule,
+                reason: "the policy or the target changed while the person was asked".to_owned(),
+                notify: true,
+            }),
+        }
+    }
+}
+
+fn place(decision: &Decision) -> String {
+    decision
+        .rule
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default()
+}
+
+/// What tells a VM from a later one of the same name.
+fn uuid<'a>(facts: &'a Facts, target: &Destination) -> Option<&'a str> {
+    let (Destination::Vm(name) | Destination::Disposable { template: name }) = target else {
+        return None;
+    };
+    facts.domains.get(name)?.uuid.as_deref()
+}
