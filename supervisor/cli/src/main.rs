@@ -4,6 +4,7 @@
     reason = "errors, prompts and progress go to stderr; stdout carries data only"
 )]
 
+mod audit_log;
 mod call;
 mod failure;
 mod filecopy;

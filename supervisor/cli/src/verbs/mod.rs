@@ -1,6 +1,7 @@
 //! The verbs, in the order in which help lists them.
 
 mod audit;
+mod call;
 mod create;
 mod doctor;
 mod input;
@@ -45,6 +46,8 @@ pub(crate) enum Verb {
     Logs(logs::Args),
     Windows(windows::Args),
     Screenshot(screenshot::Args),
+    #[command(subcommand)]
+    Call(call::Args),
     Audit(audit::Args),
     #[command(subcommand)]
     Policy(policy::Args),
@@ -72,6 +75,7 @@ impl Verb {
             Self::Logs(args) => args.run().await.map(done),
             Self::Windows(args) => args.run().await.map(done),
             Self::Screenshot(args) => args.run().await.map(done),
+            Self::Call(args) => args.run().await.map(done),
             Self::Audit(args) => args.run().await.map(done),
             Self::Policy(args) => args.run().await,
             Self::Status(args) => args.run().await.map(done),
