@@ -108,6 +108,10 @@ fn serve(launch: &Launch) -> Result<ExitCode> {
                         say(socket, &Event::Stopped { reason })?;
                         return Ok(ExitCode::SUCCESS);
                     }
+                    Action::Snapshot { .. } => {
+                        let what = "there is nothing to save".to_owned();
+                        say(socket, &Event::Failed { what })?;
+                    }
                     Action::Kill => return Ok(ExitCode::SUCCESS),
                     Action::AttachLink { kind } => {
                         let link = packet.descriptors.pop().context("no descriptor")?;

@@ -88,6 +88,7 @@ pub(crate) fn describe(
         networks: Vec::new(),
         // Off until series of boots with a real guest have shown it harmless: see docs/protocols/vmm.md, Balloon.
         balloon: false,
+        restore: None,
         links: vec![
             LaunchLink {
                 kind: LinkKind::Rpc,

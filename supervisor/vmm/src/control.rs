@@ -11,10 +11,13 @@ use std::time::Duration;
 use casemate_devices::event_loop::{EventLoop, Interest, Ready, Registrar, Subscriber};
 use casemate_devices::vsock::VsockHandle;
 use casemate_link::{Error as LinkError, Packet, PacketSocket};
-use casemate_vmm_control::{Action, Event, MAX_CONTROL, Phase, StopReason, decode, encode};
+use casemate_vmm_control::{
+    Action, Event, MAX_CONTROL, Phase, SnapshotKey, StopReason, decode, encode,
+};
 use rustix::net::SocketFlags;
 
 use crate::machine::Line;
+use crate::snapshot::Saver;
 use crate::stop::Stop;
 use crate::vcpu::Vcpus;
 
@@ -39,6 +42,7 @@ struct Server {
     vsock: VsockHandle,
     power_button: Line,
     vcpus: Arc<Vcpus>,
+    saver: Saver,
     stop: Arc<Stop>,
 }
 
@@ -67,6 +71,7 @@ impl Control {
         vsock: VsockHandle,
         power_button: Line,
         vcpus: Arc<Vcpus>,
+        saver: Saver,
         stop: Arc<Stop>,
         event_loop: &EventLoop,
     ) -> io::Result<Self> {
@@ -78,6 +83,7 @@ impl Control {
             vsock,
             power_button,
             vcpus,
+            saver,
             stop,
         }));
         let id = event_loop.add(Arc::clone(&server));
@@ -171,6 +177,13 @@ impl Server {
                 self.vcpus.resume();
                 self.send(&self.state());
             }
+            Ok(Action::Snapshot { key }) => {
+                let event = match self.snapshot(&key, packet.descriptors) {
+                    Ok(()) => self.state(),
+                    Err(what) => failed(&what),
+                };
+                self.send(&event);
+            }
             Ok(Action::Kill) => self.stop.ask(StopReason::Killed),
             Err(error) => {
                 tracing::warn!(%error, "control message");
@@ -180,6 +193,15 @@ impl Server {
                 }
             }
         }
+    }
+
+    fn snapshot(&self, key: &SnapshotKey, files: Vec<OwnedFd>) -> Result<(), String> {
+        let Ok([state, memory]) = <[OwnedFd; 2]>::try_from(files) else {
+            return Err("a snapshot needs two descriptors, for state and memory".to_owned());
+        };
+        self.saver
+            .save(&self.vcpus, key.bytes(), &state, &memory)
+            .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
     }
 
     fn state(&self) -> Event {

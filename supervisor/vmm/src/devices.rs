@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use crate::inherited::{self, DiskFiles, InheritedDisk};
 use crate::jail::ThreadClass;
 use crate::machine::{KvmKicks, KvmRoutes, Line, Machine, WindowSlot, layout};
 use crate::power::{self, KeyboardReset, PowerRegisters};
+use crate::snapshot::{DeviceState, DiskLoop};
 use crate::stop::Stop;
 use crate::vcpu::Gate;
 
@@ -52,7 +53,6 @@ pub(crate) struct Peripherals {
 }
 
 /// Devices that are ready for the guest.
-#[derive(Debug)]
 pub(crate) struct Devices {
     /// Everything memory-mapped.
     pub(crate) memory_bus: Arc<Bus>,
@@ -62,36 +62,45 @@ pub(crate) struct Devices {
     pub(crate) vsock: VsockHandle,
     /// Presses the power button.
     pub(crate) power_button: Line,
-    /// One per disk.
-    pub(crate) disk_loops: Vec<EventLoop>,
+    /// Disks, each with the loop that serves it.
+    pub(crate) disks: Vec<DiskLoop>,
+    /// For snapshots.
+    pub(crate) root: Arc<PciRoot>,
+    /// For snapshots.
+    pub(crate) config_ports: Arc<Mutex<ConfigPorts>>,
+    /// For snapshots.
+    pub(crate) serial: Arc<Mutex<Serial>>,
+    /// Held: an interrupt that was sent before the guest runs would be lost with its line.
+    pub(crate) _generation: Line,
 }
 
-/// Builds all devices. Slow ones are served by `main_loop`, each disk by a loop of its own.
+/// Builds all devices. Slow ones are served by `main_loop`, each disk by a loop of its own. With `saved` they go on from
+/// there; the machine's interrupt controllers must be restored by then.
 pub(crate) fn assemble(
     machine: &Machine,
     peripherals: Peripherals,
     main_loop: &EventLoop,
     stop: &Arc<Stop>,
+    saved: Option<&DeviceState>,
 ) -> Result<Devices> {
     let memory_bus = Arc::new(Bus::new());
     let port_bus = Arc::new(Bus::new());
     let windows = vec![layout::PCI_WINDOW_32, machine.pci_window_64.clone()];
     let root = Arc::new(PciRoot::new(Arc::clone(&memory_bus), windows));
+    let routes = Arc::new(KvmRoutes::new(Arc::clone(&machine.vm)));
     let services = HostServices {
         memory: Arc::clone(&machine.memory),
-        router: Arc::new(
-            KvmRoutes::new(Arc::clone(&machine.vm)).context("KVM refused interrupt routes")?,
-        ),
+        router: routes.clone(),
         notify: Arc::new(KvmKicks(Arc::clone(&machine.vm))),
     };
 
-    let mut disk_loops = Vec::new();
+    let mut disks = Vec::new();
     for disk in peripherals.disks {
         let name = disk.serial.clone();
         let disk_loop = EventLoop::new()?;
         let block = open_disk(disk).with_context(|| format!("disk {name}"))?;
-        add_virtio(&root, block, &disk_loop, &services)?;
-        disk_loops.push(disk_loop);
+        let block = add_virtio(&root, block, &disk_loop, &services)?;
+        disks.push((disk_loop, block));
     }
     for (mac, wire) in peripherals.networks {
         add_virtio(&root, Net::new(mac, wire), main_loop, &services)?;
@@ -121,27 +130,42 @@ pub(crate) fn assemble(
         layout::ECAM_LEN,
         Ecam::new(Arc::clone(&root)),
     )?;
-    let ports = ConfigPorts::new(root);
-    insert(&port_bus, ConfigPorts::BASE, ConfigPorts::LEN, ports)?;
+    let ports = Arc::new(Mutex::new(ConfigPorts::new(Arc::clone(&root))));
+    port_bus.insert(ConfigPorts::BASE, ConfigPorts::LEN, ports.clone())?;
     let serial_line = Line::new(&machine.vm, layout::COM1_GSI).context("serial port")?;
-    let serial = Serial::new(serial_line.into(), sink);
-    insert(
-        &port_bus,
-        layout::COM1.into(),
-        layout::COM1_LEN.into(),
-        serial,
-    )?;
+    let serial = match saved {
+        Some(saved) => Serial::restored(&saved.serial, serial_line.into(), sink)?,
+        None => Serial::new(serial_line.into(), sink),
+    };
+    let serial = Arc::new(Mutex::new(serial));
+    let (com1, com1_len) = (layout::COM1.into(), layout::COM1_LEN.into());
+    port_bus.insert(com1, com1_len, serial.clone())?;
     let power = PowerRegisters(Arc::clone(stop));
     insert(&port_bus, layout::POWER.into(), power::LEN.into(), power)?;
     let keyboard = KeyboardReset(Arc::clone(stop));
     insert(&port_bus, layout::I8042_COMMAND.into(), 1, keyboard)?;
+
+    let generation = Line::new(&machine.vm, layout::GENERATION_GSI).context("generation")?;
+    if let Some(saved) = saved {
+        root.restore(&saved.functions)?;
+        let mut ports = ports.lock().unwrap_or_else(PoisonError::into_inner);
+        ports.set_address(saved.pci_address);
+    }
+    routes.commit().context("KVM refused interrupt routes")?;
+    if saved.is_some() {
+        generation.pulse();
+    }
 
     Ok(Devices {
         memory_bus,
         port_bus,
         vsock: handle,
         power_button: Line::new(&machine.vm, layout::POWER_BUTTON_GSI).context("power button")?,
-        disk_loops,
+        disks,
+        root,
+        config_ports: ports,
+        serial,
+        _generation: generation,
     })
 }
 
@@ -155,10 +179,11 @@ fn add_virtio(
     device: impl VirtioDevice + 'static,
     event_loop: &EventLoop,
     services: &HostServices,
-) -> Result<()> {
+) -> Result<Arc<Mutex<dyn VirtioDevice>>> {
     let device: Arc<Mutex<dyn VirtioDevice>> = Arc::new(Mutex::new(device));
-    let function = VirtioPci::new(device, event_loop, services.clone())?;
-    add(root, function)
+    let function = VirtioPci::new(Arc::clone(&device), event_loop, services.clone())?;
+    add(root, function)?;
+    Ok(device)
 }
 
 fn add(root: &PciRoot, function: impl PciFunction + 'static) -> Result<()> {
@@ -190,11 +215,11 @@ fn add_window_memory(root: &PciRoot, machine: &Machine, memfd: OwnedFd) -> Resul
 pub(crate) struct DiskThreads(Vec<(EventLoop, JoinHandle<()>)>);
 
 /// Starts one thread per disk; each passes the gate before it serves.
-pub(crate) fn run_disks(loops: Vec<EventLoop>, gate: &Gate) -> std::io::Result<DiskThreads> {
-    loops
+pub(crate) fn run_disks(disks: Vec<DiskLoop>, gate: &Gate) -> std::io::Result<DiskThreads> {
+    disks
         .into_iter()
         .enumerate()
-        .map(|(index, disk_loop)| {
+        .map(|(index, (disk_loop, _))| {
             let (gate, serving) = (gate.clone(), disk_loop.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("disk{index}"))

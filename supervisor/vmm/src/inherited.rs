@@ -19,6 +19,8 @@ use casemate_vmm_control::{
 use kvm_ioctls::Kvm;
 use rustix::io::FdFlags;
 
+use crate::snapshot::{self, Saved};
+
 /// Number of the first descriptor that is not standard input, output or error.
 const FIRST: RawFd = 3;
 
@@ -47,11 +49,24 @@ pub(crate) struct InheritedDisk {
     pub(crate) files: DiskFiles,
 }
 
+/// What a VM begins with.
+#[derive(Debug)]
+pub(crate) enum Begin {
+    /// A kernel.
+    Boot {
+        /// Its image.
+        kernel: OwnedFd,
+        /// Its initrd.
+        initrd: OwnedFd,
+    },
+    /// A snapshot.
+    Restore(Saved),
+}
+
 /// Every descriptor of a VM, by name.
 #[derive(Debug)]
 pub(crate) struct Inherited {
-    pub(crate) kernel: OwnedFd,
-    pub(crate) initrd: OwnedFd,
+    pub(crate) begin: Begin,
     pub(crate) disks: Vec<InheritedDisk>,
     pub(crate) networks: Vec<(MacAddress, Wire)>,
     pub(crate) window_memory: Option<OwnedFd>,
@@ -83,8 +98,7 @@ impl Inherited {
     pub(crate) fn claim(launch: &Launch) -> Result<Self> {
         let mut claims = Claims::default();
         let inherited = Self {
-            kernel: claims.take(launch.kernel, "kernel")?,
-            initrd: claims.take(launch.initrd, "initrd")?,
+            begin: claims.begin(launch)?,
             disks: launch
                 .disks
                 .iter()
@@ -132,6 +146,23 @@ impl Claims {
         // SAFETY: it is open, and this program, still single-threaded, has opened nothing that it could be: it comes
         // from our parent, which gave it to us. No number is taken twice.
         Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+
+    fn begin(&mut self, launch: &Launch) -> Result<Begin> {
+        let Some(restore) = &launch.restore else {
+            return Ok(Begin::Boot {
+                kernel: self.take(launch.kernel, "kernel")?,
+                initrd: self.take(launch.initrd, "initrd")?,
+            });
+        };
+        let memory = self.take(restore.memory, "memory file")?;
+        snapshot::ram::check_immutable(&memory)?;
+        Ok(Begin::Restore(Saved {
+            state: self.take(restore.state, "state file")?,
+            memory: File::from(memory),
+            key: *restore.key.bytes(),
+            vm: restore.taken_from.0,
+        }))
     }
 
     fn disk(&mut self, disk: &Disk) -> Result<InheritedDisk> {

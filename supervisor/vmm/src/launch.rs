@@ -3,7 +3,7 @@
 //! ```text
 //! read description -> open KVM -> claim descriptors, close the rest
 //!   -> jail (fork: the launcher waits outside, the VM goes on inside)
-//!   -> machine, kernel, devices, threads -> filters on every thread -> tell the launcher, run
+//!   -> machine, kernel or snapshot, devices, threads -> filters on every thread -> tell the launcher, run
 //! ```
 //!
 //! Nothing of the guest runs before all filters are in place, and everything that parses what a template could
@@ -24,10 +24,12 @@ use crate::arguments::{Command, HELP};
 use crate::boot::{self, BootSource};
 use crate::control::Control;
 use crate::devices::{self, Peripherals};
-use crate::inherited::{self, Inherited};
+use crate::generation;
+use crate::inherited::{self, Begin, Inherited};
 use crate::jail::{self, Filters, Inside, Jailed, ThreadClass};
 use crate::machine::Machine;
 use crate::report::{self, NoKvm};
+use crate::snapshot::{self, DeviceState, Saver};
 use crate::stop::Stop;
 use crate::vcpu::{Gate, Outside, Vcpus};
 
@@ -76,24 +78,40 @@ fn open_kvm() -> Result<OwnedFd, NoKvm> {
     Ok(rustix::fs::open("/dev/kvm", flags, Mode::empty())?)
 }
 
+/// Makes the machine as it is before anything runs: at the entry of a kernel, or where a snapshot was.
+fn begin(kvm: OwnedFd, begin: Begin, launch: &Launch) -> Result<(Machine, Option<DeviceState>)> {
+    let (ram, vcpus) = (launch.memory.bytes(), launch.vcpus);
+    match begin {
+        Begin::Boot { kernel, initrd } => {
+            let machine = Machine::new(kvm, ram, vcpus, None)?;
+            let source = BootSource {
+                kernel,
+                initrd,
+                command_line: launch.cmdline.clone(),
+            };
+            let entry = boot::load(&machine, source)?;
+            machine.enter_at(entry)?;
+            Ok((machine, None))
+        }
+        Begin::Restore(saved) => {
+            let machine = Machine::new(kvm, ram, vcpus, Some(&saved.memory))?;
+            let state = snapshot::read(&saved, &machine.host, machine.vcpus.len(), ram)?;
+            machine.restore(&state.chips, &state.vcpus)?;
+            Ok((machine, Some(state.devices)))
+        }
+    }
+}
+
 /// Builds the VM, runs it, takes it down.
 fn run_inside(
     launch: Launch,
     inherited: Inherited,
     kvm: OwnedFd,
-    inside: Inside,
+    mut inside: Inside,
 ) -> Result<ExitCode> {
     let _vm = tracing::info_span!("vm", name = %launch.name).entered();
-    let mut machine = Machine::new(kvm, launch.memory.bytes(), launch.vcpus)?;
-    let entry = boot::load(
-        &machine,
-        BootSource {
-            kernel: inherited.kernel,
-            initrd: inherited.initrd,
-            command_line: launch.cmdline,
-        },
-    )?;
-    machine.enter_at(entry)?;
+    let (mut machine, saved) = begin(kvm, inherited.begin, &launch)?;
+    generation::renew(&machine.memory).context("cannot say which clone the guest is")?;
 
     let main_loop = EventLoop::new().context("cannot make the event loop")?;
     let stop = Arc::new(Stop::new(main_loop.clone()));
@@ -106,9 +124,9 @@ fn run_inside(
         console_log: inherited.console_log,
         links: inherited.links,
     };
-    let devices = devices::assemble(&machine, peripherals, &main_loop, &stop)?;
+    let devices = devices::assemble(&machine, peripherals, &main_loop, &stop, saved.as_ref())?;
     let vcpus = std::mem::take(&mut machine.vcpus);
-    let threads = 1 + vcpus.len() + devices.disk_loops.len();
+    let threads = 1 + vcpus.len() + devices.disks.len();
     let gate = Gate {
         filters: Arc::new(Filters::new().context("cannot compile the system call filters")?),
         barrier: Arc::new(Barrier::new(threads)),
@@ -118,8 +136,22 @@ fn run_inside(
         ports: devices.port_bus,
         stop: Arc::clone(&stop),
     };
-    let disks = devices::run_disks(devices.disk_loops, &gate).context("cannot start a thread")?;
-    let vcpus = Vcpus::spawn(vcpus, &outside, &gate).context("cannot start a vCPU's thread")?;
+    let saver = Saver {
+        vm: Arc::clone(&machine.vm),
+        memory: Arc::clone(&machine.memory),
+        msrs: machine.msrs,
+        host: machine.host,
+        id: launch.id.0,
+        ram: machine.ram,
+        root: devices.root,
+        ports: devices.config_ports,
+        serial: devices.serial,
+        disks: devices.disks.clone(),
+        pagemap: inside.pagemap.take(),
+    };
+    let disks = devices::run_disks(devices.disks, &gate).context("cannot start a thread")?;
+    let vcpus = Vcpus::spawn(vcpus, &outside, &gate, saved.is_some())
+        .context("cannot start a vCPU's thread")?;
     let vcpus = Arc::new(vcpus);
     let control = Control::start(
         inherited.control,
@@ -127,6 +159,7 @@ fn run_inside(
         devices.vsock.clone(),
         devices.power_button,
         Arc::clone(&vcpus),
+        saver,
         Arc::clone(&stop),
         &main_loop,
     )

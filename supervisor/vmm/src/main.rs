@@ -10,6 +10,7 @@ mod arguments;
 mod boot;
 mod control;
 mod devices;
+mod generation;
 mod inherited;
 mod jail;
 mod launch;
@@ -17,6 +18,7 @@ mod machine;
 mod pause;
 mod power;
 mod report;
+mod snapshot;
 mod stop;
 mod vcpu;
 

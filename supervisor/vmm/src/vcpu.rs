@@ -14,6 +14,9 @@ use crate::jail::{Filters, ThreadClass};
 use crate::pause::Pause;
 use crate::stop::Stop;
 
+/// Most exits that one instruction can need: 64 bytes by single bytes.
+const MAX_PARTS: usize = 64;
+
 /// What a vCPU reaches outside of KVM.
 #[derive(Clone, Debug)]
 pub(crate) struct Outside {
@@ -50,6 +53,8 @@ impl Gate {
 pub(crate) struct Vcpus {
     threads: Mutex<Vec<JoinHandle<()>>>,
     pause: Arc<Pause>,
+    /// Locked by its thread but while that stands still.
+    vcpus: Vec<Arc<Mutex<VcpuFd>>>,
 }
 
 /// The vCPUs do not stand still; all of them run on.
@@ -64,28 +69,40 @@ pub(crate) enum PauseError {
 }
 
 impl Vcpus {
-    /// Starts one thread per vCPU; each passes the gate before it enters the guest.
-    pub(crate) fn spawn(vcpus: Vec<VcpuFd>, outside: &Outside, gate: &Gate) -> io::Result<Self> {
+    /// Starts one thread per vCPU; each passes the gate before it enters the guest. `restored` says that the guest stood
+    /// still before.
+    pub(crate) fn spawn(
+        vcpus: Vec<VcpuFd>,
+        outside: &Outside,
+        gate: &Gate,
+        restored: bool,
+    ) -> io::Result<Self> {
         // The signal does nothing but make KVM_RUN return.
         register_signal_handler(SIGRTMIN(), on_kick)?;
         let pause = Arc::new(Pause::default());
-        let threads = vcpus
+        let vcpus: Vec<_> = vcpus
             .into_iter()
+            .map(|vcpu| Arc::new(Mutex::new(vcpu)))
+            .collect();
+        let threads = vcpus
+            .iter()
             .enumerate()
             .map(|(index, vcpu)| {
                 let (outside, gate) = (outside.clone(), gate.clone());
+                let vcpu = Arc::clone(vcpu);
                 let pause = Arc::clone(&pause);
                 std::thread::Builder::new()
                     .name(format!("vcpu{index}"))
                     .spawn(move || {
                         gate.pass(ThreadClass::Vcpu);
-                        run(vcpu, &outside, &pause);
+                        run(&vcpu, &outside, &pause, restored);
                     })
             })
             .collect::<io::Result<_>>()?;
         Ok(Self {
             threads: Mutex::new(threads),
             pause,
+            vcpus,
         })
     }
 
@@ -128,6 +145,14 @@ impl Vcpus {
         self.pause.is_wanted()
     }
 
+    /// Looks at every vCPU while all stand still.
+    pub(crate) fn with_each<T, E>(
+        &self,
+        look: impl Fn(&VcpuFd) -> Result<T, E>,
+    ) -> Result<Vec<T>, E> {
+        self.vcpus.iter().map(|vcpu| look(&lock(vcpu))).collect()
+    }
+
     fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,16 +179,23 @@ impl Vcpus {
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
+fn lock(vcpu: &Mutex<VcpuFd>) -> MutexGuard<'_, VcpuFd> {
+    vcpu.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs one vCPU until the VM is asked to stop.
-fn run(mut vcpu: VcpuFd, outside: &Outside, pause: &Pause) {
+fn run(shared: &Mutex<VcpuFd>, outside: &Outside, pause: &Pause, restored: bool) {
+    let mut vcpu = lock(shared);
+    if restored {
+        tell_of_pause(&vcpu);
+    }
     while outside.stop.reason().is_none() {
-        if pause.stand_still() {
-            // Tells the guest's watchdogs that it was the host that stood still. Only now: what KVM notes down on
-            // the clock's page before the first run is what the guest finds there. Fails when the guest has no such
-            // clock, and then has nothing to be told.
-            if let Err(error) = vcpu.kvmclock_ctrl() {
-                tracing::debug!(%error, "the guest's clock knows of no pause");
-            }
+        if pause.is_wanted() {
+            finish_exit(&mut vcpu, outside);
+            drop(vcpu);
+            pause.stand_still();
+            vcpu = lock(shared);
+            tell_of_pause(&vcpu);
             // The reason to stop may have come meanwhile.
             continue;
         }
@@ -180,6 +212,34 @@ fn run(mut vcpu: VcpuFd, outside: &Outside, pause: &Pause) {
             }
         }
     }
+}
+
+/// Tells the guest's watchdogs that it was the host that stood still. Only before it goes on, and not as it stops: what
+/// KVM notes down on the clock's page before the first run is what the guest finds there. Fails when the guest has no
+/// such clock, and then has nothing to be told.
+fn tell_of_pause(vcpu: &VcpuFd) {
+    if let Err(error) = vcpu.kvmclock_ctrl() {
+        tracing::debug!(%error, "the guest's clock knows of no pause");
+    }
+}
+
+/// Lets KVM finish the instruction whose exit was answered last: half of it would be in no register that can be saved.
+/// Does not enter the guest.
+fn finish_exit(vcpu: &mut VcpuFd, outside: &Outside) {
+    vcpu.set_kvm_immediate_exit(1);
+    // An access may come in parts, each an exit of its own; no instruction has more than these.
+    for _ in 0..MAX_PARTS {
+        match vcpu.run() {
+            Ok(exit) => {
+                if let Some(reason) = handle(exit, outside) {
+                    outside.stop.ask(reason);
+                    break;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    vcpu.set_kvm_immediate_exit(0);
 }
 
 /// Answers one exit; returns why the VM must end, if it must.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::LinkKind;
+use crate::{LinkKind, SnapshotKey};
 
 /// What the supervisor asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,14 @@ pub enum Action {
     /// Lets the vCPUs go on, after telling the guest's clock that it stood still; answered by [`Event::State`].
     /// Legal in [`Phase::Paused`]; in [`Phase::Running`] it changes nothing and is answered alike.
     Resume,
+    /// Writes a snapshot into the two files whose descriptors come with the message: state first, then memory, both empty
+    /// and writable. Answered by [`Event::State`] when all is written, or by [`Event::Failed`], and then the files are
+    /// worth nothing; the VM stays paused. Meanwhile nothing else is answered: that takes as long as the memory that the
+    /// guest has touched takes to be written. Legal in [`Phase::Paused`].
+    Snapshot {
+        /// Seals the state.
+        key: SnapshotKey,
+    },
     /// Ends the process at once. Legal always.
     Kill,
 }
@@ -33,7 +41,8 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Event {
-    /// Sent on connection and in answer to [`Action::Ping`], [`Action::Pause`] and [`Action::Resume`].
+    /// Sent on connection and in answer to [`Action::Ping`], [`Action::Pause`], [`Action::Resume`] and
+    /// [`Action::Snapshot`].
     State {
         /// Where the vmm is in its life.
         phase: Phase,

@@ -3,8 +3,8 @@
 use casemate_vm::{Mebibytes, VmId, VmName};
 use serde::{Deserialize, Serialize};
 
-use crate::LinkKind;
 use crate::network::Network;
+use crate::{LinkKind, Restore};
 
 /// Everything a VM is built from. Written once by the supervisor, read once by the vmm before it jails itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,10 +20,14 @@ pub struct Launch {
     pub vcpus: u8,
     /// Kernel command line; the vmm appends nothing but the console.
     pub cmdline: String,
-    /// Descriptor of the ELF kernel with a PVH note, read-only.
+    /// Descriptor of the ELF kernel with a PVH note, read-only. Not looked at with [`Launch::restore`].
     pub kernel: i32,
-    /// Descriptor of the initrd, read-only.
+    /// Descriptor of the initrd, read-only. Not looked at with [`Launch::restore`].
     pub initrd: i32,
+    /// Go on from a snapshot instead of booting. Memory, vCPUs, and number and order of devices have to be those of the VM
+    /// that was saved, and its disks as they were at that moment; everything else may be another.
+    #[serde(default)]
+    pub restore: Option<Restore>,
     /// Block devices in guest order (vda, vdb, ...).
     pub disks: Vec<Disk>,
     /// Network devices in guest order; none is the default.

@@ -19,11 +19,13 @@ mod launch;
 mod link;
 mod network;
 pub mod ring_log;
+mod snapshot;
 
 pub use control::{Action, Event, Phase, StopReason};
 pub use launch::{Disk, DiskFormat, Launch, LaunchLink};
 pub use link::{LinkKind, LinkMessage, MAX_OFFERS, MalformedLink};
 pub use network::{InvalidMac, MacAddress, Network, WireFile};
+pub use snapshot::{InvalidKey, Restore, SnapshotKey};
 
 /// Longest message on the control socket, in bytes: a hostile vmm cannot make the supervisor allocate more.
 pub const MAX_CONTROL: usize = 4096;

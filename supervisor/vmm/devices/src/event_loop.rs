@@ -13,7 +13,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -156,6 +157,16 @@ impl Registrar<'_> {
     }
 }
 
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A loop whose thread stands still until this is dropped; see [`EventLoop::hold`].
+#[derive(Debug)]
+pub struct Held<T> {
+    /// What the work returned.
+    pub value: T,
+    _release: mpsc::Sender<()>,
+}
+
 type Handler = Arc<dyn Fn(u32, Ready, &mut Registrar<'_>) + Send + Sync>;
 
 #[derive(Default)]
@@ -168,6 +179,8 @@ struct Shared {
     epoll: Epoll,
     wake: EventFd,
     stop: AtomicBool,
+    /// What [`EventLoop::hold`] has to be done on the loop's thread.
+    job: Mutex<Option<Job>>,
     subscribers: Mutex<Subscribers>,
 }
 
@@ -201,6 +214,7 @@ impl EventLoop {
                 epoll,
                 wake,
                 stop: AtomicBool::new(false),
+                job: Mutex::default(),
                 subscribers: Mutex::default(),
             }),
         })
@@ -257,6 +271,32 @@ impl EventLoop {
         let _ = self.shared.wake.write(1);
     }
 
+    /// Does `work` on the loop's thread, after the handler that is running, and then keeps the thread still until the
+    /// answer is dropped: for a snapshot, in which devices and memory have to be of one moment. `None` when the thread
+    /// did not come to it within `limit`; it then goes on as soon as it can. Never from a handler of this loop, which
+    /// would wait for itself.
+    pub fn hold<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<Held<T>> {
+        let (done, answer) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        *lock(&self.shared.job) = Some(Box::new(move || {
+            if done.send(work()).is_ok() {
+                // Ends with an error, when the other side is dropped.
+                let _ = released.recv();
+            }
+        }));
+        // Fails only when the counter is full, and then the loop is awake.
+        let _ = self.shared.wake.write(1);
+        let value = answer.recv_timeout(limit).ok()?;
+        Some(Held {
+            value,
+            _release: release,
+        })
+    }
+
     fn turn(&self, timeout: i32) -> io::Result<usize> {
         let mut events = [EpollEvent::default(); BATCH];
         let count = match self.shared.epoll.wait(timeout, &mut events) {
@@ -277,6 +317,10 @@ impl EventLoop {
         let data = event.data();
         if data == WAKE {
             let _ = self.shared.wake.read();
+            let job = lock(&self.shared.job).take();
+            if let Some(job) = job {
+                job();
+            }
             return;
         }
         let (Ok(id), Ok(token)) = (u32::try_from(data >> 32), u32::try_from(data & 0xffff_ffff))
@@ -355,6 +399,42 @@ mod tests {
         looper.remove(id);
         looper.run_ready().expect("epoll");
         assert_eq!(lock(&recorder).seen, []);
+    }
+
+    #[test]
+    fn a_held_loop_does_the_work_and_then_nothing_until_it_is_let_go() {
+        let looper = EventLoop::new().expect("epoll");
+        let recorder = Arc::new(Mutex::new(Recorder {
+            seen: Vec::new(),
+            source: Some(source()),
+        }));
+        let id = looper.add(recorder.clone());
+        let thread = std::thread::spawn({
+            let looper = looper.clone();
+            move || looper.run()
+        });
+        let limit = Duration::from_secs(60);
+        let held = looper
+            .hold(limit, || std::thread::current().id())
+            .expect("it runs");
+        assert_eq!(held.value, thread.thread().id());
+        {
+            let recorder = lock(&recorder);
+            let source = recorder.source.as_ref().expect("just made");
+            looper
+                .registrar(id)
+                .add(source, 3, Interest::Read)
+                .expect("fresh descriptor");
+        }
+        // Whoever holds the loop may hold it once more, which is only done after the first was let go.
+        assert!(looper.hold(Duration::from_millis(1), || ()).is_none());
+        assert_eq!(lock(&recorder).seen, []);
+        drop(held);
+        while lock(&recorder).seen.is_empty() {
+            std::thread::yield_now();
+        }
+        looper.stop();
+        thread.join().expect("no panic").expect("no error");
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod bus;
 pub mod event_loop;
 pub mod pci;
 pub mod scatter;
+pub mod state;
 pub mod virtio;
 
 pub mod balloon;

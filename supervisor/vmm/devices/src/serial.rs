@@ -11,6 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::BusDevice;
 use crate::console::ConsoleSink;
+use crate::state::{SerialState, StateError};
 
 struct Irq(EventFd);
 
@@ -59,6 +60,63 @@ impl Serial {
         Self {
             registers: vm_superio::Serial::new(Irq(irq), Output(sink)),
         }
+    }
+}
+
+impl Serial {
+    /// Its registers, for a snapshot. There is no input, so there is nothing else.
+    pub fn save(&self) -> SerialState {
+        let state = self.registers.state();
+        SerialState {
+            registers: [
+                state.baud_divisor_low,
+                state.baud_divisor_high,
+                state.interrupt_enable,
+                state.interrupt_identification,
+                state.line_control,
+                state.line_status,
+                state.modem_control,
+                state.modem_status,
+                state.scratch,
+            ],
+        }
+    }
+
+    /// A port with saved registers; otherwise like [`Serial::new`].
+    ///
+    /// # Errors
+    /// [`StateError::Unfit`].
+    pub fn restored(
+        saved: &SerialState,
+        irq: EventFd,
+        sink: Arc<dyn ConsoleSink>,
+    ) -> Result<Self, StateError> {
+        let [
+            low,
+            high,
+            enable,
+            identification,
+            line,
+            status,
+            modem,
+            modem_status,
+            scratch,
+        ] = saved.registers;
+        let state = vm_superio::serial::SerialState {
+            baud_divisor_low: low,
+            baud_divisor_high: high,
+            interrupt_enable: enable,
+            interrupt_identification: identification,
+            line_control: line,
+            line_status: status,
+            modem_control: modem,
+            modem_status,
+            scratch,
+            in_buffer: Vec::new(),
+        };
+        vm_superio::Serial::from_state(&state, Irq(irq), NoEvents, Output(sink))
+            .map(|registers| Self { registers })
+            .map_err(|_| StateError::Unfit("the serial port's registers"))
     }
 }
 

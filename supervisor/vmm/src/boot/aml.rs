@@ -1,4 +1,4 @@
-//! The DSDT's definition block: PCI root, serial port, power button and its event device, S5.
+//! The DSDT's definition block: PCI root, serial port, power button, generation, their event device, S5.
 
 use std::ops::Range;
 
@@ -21,6 +21,8 @@ pub(super) fn definition_block(window_64: Range<u64>) -> Vec<u8> {
             &motherboard(),
             &serial_port(),
             &PowerButton,
+            &generation(),
+            &Events,
         ],
     )
     .to_aml_bytes(&mut bytes);
@@ -122,12 +124,26 @@ fn serial_port() -> Made {
     ))
 }
 
-/// The button, and the generic event device (ACPI 6.5, 5.6.9) whose interrupt says that it was pressed.
+/// Says where the guest finds its generation (Microsoft's "Virtual Machine Generation ID", which Linux drives).
+fn generation() -> Made {
+    let low = u32::try_from(layout::GENERATION).expect("below 4 GiB");
+    make(&Device::new(
+        name("VGEN"),
+        vec![
+            &Name::new(name("_HID"), &"VMGENCTR"),
+            &Name::new(name("_CID"), &"VM_Gen_Counter"),
+            &Name::new(name("_DDN"), &"VM_Gen_Counter"),
+            &Name::new(name("_UID"), &0_u8),
+            &Name::new(name("ADDR"), &Package::new(vec![&low, &0_u32])),
+        ],
+    ))
+}
+
+/// The button.
 struct PowerButton;
 
 impl Aml for PowerButton {
     fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
-        const PRESSED: u8 = 0x80;
         Device::new(
             name("PWRB"),
             vec![
@@ -136,6 +152,17 @@ impl Aml for PowerButton {
             ],
         )
         .to_aml_bytes(sink);
+    }
+}
+
+/// The generic event device (ACPI 6.5, 5.6.9), whose interrupts say that the button was pressed, and that the generation
+/// is a new one.
+struct Events;
+
+impl Aml for Events {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        const HAPPENED: u8 = 0x80;
+        let interrupt = |gsi| Interrupt::new(true, true, false, false, gsi);
         Device::new(
             name("GED_"),
             vec![
@@ -143,22 +170,25 @@ impl Aml for PowerButton {
                 &Name::new(name("_UID"), &0_u8),
                 &Name::new(
                     name("_CRS"),
-                    &ResourceTemplate::new(vec![&Interrupt::new(
-                        true,
-                        true,
-                        false,
-                        false,
-                        layout::POWER_BUTTON_GSI,
-                    )]),
+                    &ResourceTemplate::new(vec![
+                        &interrupt(layout::POWER_BUTTON_GSI),
+                        &interrupt(layout::GENERATION_GSI),
+                    ]),
                 ),
                 &Method::new(
                     name("_EVT"),
                     1,
                     true,
-                    vec![&If::new(
-                        &Equal::new(&Arg(0), &layout::POWER_BUTTON_GSI),
-                        vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &PRESSED)],
-                    )],
+                    vec![
+                        &If::new(
+                            &Equal::new(&Arg(0), &layout::POWER_BUTTON_GSI),
+                            vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &HAPPENED)],
+                        ),
+                        &If::new(
+                            &Equal::new(&Arg(0), &layout::GENERATION_GSI),
+                            vec![&Notify::new(&Path::new("\\_SB_.VGEN"), &HAPPENED)],
+                        ),
+                    ],
                 ),
             ],
         )

@@ -68,6 +68,9 @@ pub(crate) enum Jailed {
 pub(crate) struct Inside {
     /// Our process id outside.
     pub(crate) host_pid: Option<u32>,
+    /// Which pages of this process were ever touched, for snapshots; `None` where the kernel does not tell. It says so of
+    /// this process only, whatever becomes of paths.
+    pub(crate) pagemap: Option<std::fs::File>,
     launcher: std::os::unix::net::UnixStream,
     null: OwnedFd,
 }
@@ -94,6 +97,8 @@ pub(crate) fn enter(namespaces: bool) -> Result<Jailed, JailError> {
         }
         fork::Forked::Child => {
             drop(inside);
+            // Of the process that goes on, so after the fork; and before there are no paths.
+            let pagemap = std::fs::File::open("/proc/self/pagemap").ok();
             wall_in(namespaces, &null)?;
             let mut pid = [0; 4];
             let host_pid = (&launcher)
@@ -102,6 +107,7 @@ pub(crate) fn enter(namespaces: bool) -> Result<Jailed, JailError> {
                 .map(|()| u32::from_le_bytes(pid));
             Ok(Jailed::Inside(Inside {
                 host_pid,
+                pagemap,
                 launcher,
                 null,
             }))

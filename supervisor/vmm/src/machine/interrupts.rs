@@ -1,7 +1,8 @@
 //! KVM's side of interrupts and notifications: message routes, interrupt lines, ioeventfds.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use casemate_devices::pci::{MsiMessage, MsiRouter, NotifyRegistrar, RouteId};
 use kvm_bindings::{
@@ -26,22 +27,51 @@ fn io_error(error: kvm_ioctls::Error) -> io::Error {
 pub(crate) struct KvmRoutes {
     vm: Arc<VmFd>,
     routes: Mutex<Vec<Route>>,
+    /// Routes are only noted, until [`KvmRoutes::commit`].
+    deferred: AtomicBool,
 }
 
 struct Route {
     signal: EventFd,
     message: Option<MsiMessage>,
+    /// Was asked for before KVM knew the route.
+    owed: bool,
+}
+
+impl Route {
+    fn fire(&self) {
+        // Fails only when the counter is full, and then the interrupt is pending.
+        let _ = self.signal.write(1);
+    }
 }
 
 impl KvmRoutes {
-    /// No routes yet; sets the table of the interrupt controllers' pins.
-    pub(crate) fn new(vm: Arc<VmFd>) -> io::Result<Self> {
-        let routes = Self {
+    /// No routes yet, and KVM is told of none before [`KvmRoutes::commit`]: it takes the whole table each time, and waits
+    /// for all vCPUs and irqfds to see it.
+    pub(crate) fn new(vm: Arc<VmFd>) -> Self {
+        Self {
             vm,
             routes: Mutex::default(),
-        };
-        routes.apply(&[])?;
-        Ok(routes)
+            deferred: AtomicBool::new(true),
+        }
+    }
+
+    /// Sets the table once for all routes that there are, of pins and of messages, and from now on with every change;
+    /// then sends the interrupts that were asked for meanwhile.
+    pub(crate) fn commit(&self) -> io::Result<()> {
+        let mut routes = self.lock();
+        self.apply(&routes)?;
+        self.deferred.store(false, Ordering::Release);
+        for route in routes.iter_mut() {
+            if std::mem::take(&mut route.owed) {
+                route.fire();
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Route>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives KVM the whole table, as it wants it each time.
@@ -58,7 +88,7 @@ impl KvmRoutes {
 
 impl MsiRouter for KvmRoutes {
     fn allocate(&self) -> io::Result<RouteId> {
-        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routes = self.lock();
         let index = u32::try_from(routes.len())
             .ok()
             .filter(|_| routes.len() < MAX_ROUTES)
@@ -70,17 +100,21 @@ impl MsiRouter for KvmRoutes {
         routes.push(Route {
             signal,
             message: None,
+            owed: false,
         });
         Ok(RouteId(index))
     }
 
     fn update(&self, route: RouteId, message: MsiMessage) -> io::Result<()> {
-        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routes = self.lock();
         let entry = usize::try_from(route.0)
             .ok()
             .and_then(|index| routes.get_mut(index))
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let before = entry.message.replace(message);
+        if self.deferred.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let result = self.apply(&routes);
         if result.is_err()
             && let Some(entry) = usize::try_from(route.0)
@@ -94,13 +128,16 @@ impl MsiRouter for KvmRoutes {
     }
 
     fn trigger(&self, route: RouteId) {
-        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routes = self.lock();
         if let Some(route) = usize::try_from(route.0)
             .ok()
-            .and_then(|index| routes.get(index))
+            .and_then(|index| routes.get_mut(index))
         {
-            // Fails only when the counter is full, and then the interrupt is pending.
-            let _ = route.signal.write(1);
+            if self.deferred.load(Ordering::Acquire) {
+                route.owed = true;
+            } else {
+                route.fire();
+            }
         }
     }
 }

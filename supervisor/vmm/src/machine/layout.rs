@@ -6,6 +6,7 @@
 //!        0x20000  kernel command line
 //!        0x9fc00  ---- end of low RAM as the guest is told
 //!        0xe0000  ACPI: RSDP first, then the other tables (reserved, but RAM to us)
+//!        0xff000  generation of the VM (16 bytes)
 //!       0x100000  RAM: kernel from 16 MiB, initrd at the end of it
 //!    0xc000_0000  ---- end of RAM below 4 GiB; 32-bit PCI window
 //!    0xeec0_0000  PCI configuration space of bus 0 (ECAM), 1 MiB
@@ -73,6 +74,10 @@ pub(crate) const PCI_PORTS_LEN: u16 = 8;
 
 /// Interrupt of the generic event device: the power button.
 pub(crate) const POWER_BUTTON_GSI: u32 = 5;
+/// Interrupt of the generic event device: the VM has another generation, it is a clone.
+pub(crate) const GENERATION_GSI: u32 = 6;
+/// Where the guest finds its generation, 16 bytes: the last page of the reserved part of the first megabyte.
+pub(crate) const GENERATION: u64 = ACPI.end - 0x1000;
 /// Inputs of the I/O APIC.
 pub(crate) const IO_APIC_PINS: u32 = 24;
 /// The first interrupt number that is not a pin of the I/O APIC: message-signalled ones begin here.

@@ -1,9 +1,10 @@
-//! Guest RAM: private anonymous memory, in one or two pieces around the hole below 4 GiB.
+//! Guest RAM: private memory, anonymous or of a snapshot, in one or two pieces around the hole below 4 GiB.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use casemate_devices::virtio::Memory;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use super::layout;
 
@@ -24,12 +25,19 @@ pub(crate) enum RamError {
         max: u64,
     },
     /// The kernel refused the mapping.
-    #[error("cannot reserve guest memory")]
-    Map(#[source] vm_memory::mmap::FromRangesError),
+    #[error("cannot reserve guest memory; a saved one may be cut off")]
+    Map(#[source] vm_memory::mmap::MmapRegionError),
+    /// The pieces do not fit together.
+    #[error("cannot put guest memory together")]
+    Regions(#[source] vm_memory::GuestRegionCollectionError),
+    /// The memory file could not be used twice.
+    #[error("cannot map the memory file")]
+    File(#[source] std::io::Error),
 }
 
 /// Reserves `bytes` of guest RAM below `limit`. Pages are given by the kernel as the guest touches them.
-pub(crate) fn allocate(bytes: u64, limit: u64) -> Result<Memory, RamError> {
+/// With a file, RAM begins with its bytes, and what the guest writes stays in this process.
+pub(crate) fn allocate(bytes: u64, limit: u64, saved: Option<&File>) -> Result<Memory, RamError> {
     let max = limit - (layout::HOLE_END - layout::HOLE_START);
     if !(MIN..=max).contains(&bytes) {
         return Err(RamError::Size {
@@ -38,15 +46,40 @@ pub(crate) fn allocate(bytes: u64, limit: u64) -> Result<Memory, RamError> {
             max: max >> 20,
         });
     }
-    let ranges: Vec<_> = regions(bytes)
+    let mut offset = 0;
+    let regions = regions(bytes)
         .into_iter()
         .map(|region| {
-            let len = usize::try_from(region.len).expect("64-bit program");
-            (GuestAddress(region.start), len)
+            let file = match saved {
+                Some(file) => Some(FileOffset::new(
+                    file.try_clone().map_err(RamError::File)?,
+                    offset,
+                )),
+                None => None,
+            };
+            offset += region.len;
+            map(region, file)
         })
-        .collect();
-    let memory = GuestMemoryMmap::from_ranges(&ranges).map_err(RamError::Map)?;
+        .collect::<Result<_, _>>()?;
+    let memory = GuestMemoryMmap::from_regions(regions).map_err(RamError::Regions)?;
     Ok(Arc::new(memory))
+}
+
+/// Maps one piece, private to this process.
+fn map(region: Region, file: Option<FileOffset>) -> Result<GuestRegionMmap, RamError> {
+    let len = usize::try_from(region.len).expect("64-bit program");
+    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+    let flags = match file {
+        Some(_) => flags,
+        None => flags | libc::MAP_ANONYMOUS,
+    };
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let mapping = MmapRegion::build(file, len, protection, flags).map_err(RamError::Map)?;
+    GuestRegionMmap::new(mapping, GuestAddress(region.start)).ok_or(RamError::Size {
+        mib: region.len >> 20,
+        min: MIN >> 20,
+        max: u64::MAX >> 20,
+    })
 }
 
 /// One piece of RAM.
@@ -106,8 +139,11 @@ mod tests {
     fn impossible_sizes_are_refused() {
         let limit = layout::pci_window_64(36).start;
         for bytes in [0, MIN - 1, limit, u64::MAX] {
-            assert!(matches!(allocate(bytes, limit), Err(RamError::Size { .. })));
+            assert!(matches!(
+                allocate(bytes, limit, None),
+                Err(RamError::Size { .. })
+            ));
         }
-        assert!(allocate(MIN, limit).is_ok());
+        assert!(allocate(MIN, limit, None).is_ok());
     }
 }

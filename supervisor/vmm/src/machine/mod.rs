@@ -1,12 +1,15 @@
 //! The machine before it runs: KVM objects, RAM, vCPU state. No devices and no threads here.
 
 mod cpuid;
+mod host;
 mod interrupts;
 pub(crate) mod layout;
 pub(crate) mod memory;
 mod registers;
 mod slots;
+pub(crate) mod state;
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -14,11 +17,13 @@ use casemate_devices::virtio::Memory;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
+pub(crate) use host::HostId;
 pub(crate) use interrupts::{KvmKicks, KvmRoutes, Line};
 pub(crate) use registers::EntryPoint;
 pub(crate) use slots::WindowSlot;
 
 use crate::inherited;
+use state::{ChipState, VcpuState};
 
 /// The KVM of this host cannot run our VMs, or refused a step.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +43,9 @@ pub(crate) enum MachineError {
         #[source]
         source: kvm_ioctls::Error,
     },
+    /// A saved register is refused.
+    #[error("KVM refused the saved value of model-specific register {0:#x}")]
+    Msr(u32),
     /// RAM could not be made.
     #[error(transparent)]
     Ram(#[from] memory::RamError),
@@ -60,14 +68,24 @@ pub(crate) struct Machine {
     pub(crate) ram: u64,
     /// What the 64-bit PCI window is for this vCPU model.
     pub(crate) pci_window_64: std::ops::Range<u64>,
+    /// Numbers of the model-specific registers that a snapshot keeps.
+    pub(crate) msrs: Vec<u32>,
+    /// What a snapshot of this machine can be restored on.
+    pub(crate) host: HostId,
 }
 
 impl Machine {
-    /// Makes a VM with `ram` bytes and `vcpus` vCPUs, in the state of a machine at reset.
+    /// Makes a VM with `ram` bytes and `vcpus` vCPUs, in the state of a machine at reset. Its RAM is empty, or a private
+    /// copy of `saved`, whose bytes it begins with.
     ///
     /// # Errors
     /// [`MachineError`]; nothing is left behind.
-    pub(crate) fn new(kvm: OwnedFd, ram: u64, vcpus: u8) -> Result<Self, MachineError> {
+    pub(crate) fn new(
+        kvm: OwnedFd,
+        ram: u64,
+        vcpus: u8,
+        saved: Option<&File>,
+    ) -> Result<Self, MachineError> {
         let kvm = inherited::kvm(kvm);
         let version = kvm.get_api_version();
         if version != 12 {
@@ -92,7 +110,7 @@ impl Machine {
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES),
         )?;
         let pci_window_64 = layout::pci_window_64(cpuid::physical_bits(supported.as_slice()));
-        let memory = memory::allocate(ram, pci_window_64.start)?;
+        let memory = memory::allocate(ram, pci_window_64.start, saved)?;
 
         let vm = to("make a VM", kvm.create_vm())?;
         to("place its TSS", vm.set_tss_address(layout::KVM_TSS))?;
@@ -112,6 +130,9 @@ impl Machine {
                 ..Default::default()
             }),
         )?;
+        let msrs = to("list its registers", kvm.get_msr_index_list())?;
+        let msrs = msrs.as_slice().to_vec();
+        let host = HostId::of(&kvm, supported.as_slice(), &msrs, vcpus);
         let vcpus = (0..vcpus)
             .map(|index| vcpu(&kvm, &vm, supported.as_slice(), index, vcpus))
             .collect::<Result<_, _>>()?;
@@ -121,7 +142,25 @@ impl Machine {
             memory,
             ram,
             pci_window_64,
+            msrs,
+            host,
         })
+    }
+
+    /// Puts a saved state into interrupt controllers, timer, vCPUs and clock of a machine that is new.
+    ///
+    /// # Errors
+    /// [`MachineError`]; the machine must then not run.
+    pub(crate) fn restore(
+        &self,
+        chips: &ChipState,
+        vcpus: &[VcpuState],
+    ) -> Result<(), MachineError> {
+        chips.restore(&self.vm)?;
+        for (vcpu, state) in self.vcpus.iter().zip(vcpus) {
+            state.restore(vcpu)?;
+        }
+        chips.restore_clock(&self.vm)
     }
 
     /// Puts the first vCPU at the kernel's entry; the others wait for it to wake them.

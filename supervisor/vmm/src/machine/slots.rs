@@ -1,4 +1,5 @@
-//! Memory slots: what of this process's memory the guest sees, and where. The only unsafe code of the machine.
+//! Memory slots: what of this process's memory the guest sees, and where; and the one other call of KVM that takes more than
+//! its type says. The only unsafe code of the machine.
 #![expect(
     unsafe_code,
     reason = "KVM takes memory slots as raw addresses of this process"
@@ -10,8 +11,8 @@ use std::sync::Arc;
 
 use casemate_devices::virtio::Memory;
 use casemate_devices::window_memory::SlotMapper;
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
+use kvm_bindings::{kvm_userspace_memory_region, kvm_xsave};
+use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{FileOffset, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 /// Slot of the window memory; RAM has the ones below.
@@ -35,6 +36,13 @@ pub(super) fn map_ram(vm: &VmFd, memory: &Memory) -> Result<(), kvm_ioctls::Erro
         unsafe { vm.set_user_memory_region(mapping) }?;
     }
     Ok(())
+}
+
+/// Sets the FPU state of a vCPU.
+pub(super) fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> Result<(), kvm_ioctls::Error> {
+    // SAFETY: KVM reads more than the structure only when the VM was given dynamic features (AMX) by arch_prctl, which
+    // this process never asks for.
+    unsafe { vcpu.set_xsave(xsave) }
 }
 
 /// The window memory as the guest sees it: a slot that comes and goes with the BAR.

@@ -25,17 +25,20 @@ pub(crate) enum End {
 /// Where the payload is loaded and starts.
 const BASE: u32 = 0x10_0000;
 /// Where it puts the window memory: the start of the 32-bit PCI window.
-const WINDOW: u32 = 0xc000_0000;
+pub(crate) const WINDOW: u32 = 0xc000_0000;
 
 /// 32-bit code, one method per instruction.
 #[derive(Default)]
-struct Code(Vec<u8>);
+pub(crate) struct Code(Vec<u8>);
 
 impl Code {
-    fn bytes(&mut self, bytes: &[u8]) {
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
-    fn here(&self) -> u32 {
+    pub(crate) fn here(&self) -> u32 {
         BASE + u32::try_from(self.0.len()).expect("short")
     }
     fn mov_eax(&mut self, value: u32) {
@@ -51,7 +54,7 @@ impl Code {
         self.mov_eax(value);
         self.bytes(&[0xef]);
     }
-    fn out_byte(&mut self, port: u16, value: u8) {
+    pub(crate) fn out_byte(&mut self, port: u16, value: u8) {
         self.mov_dx(port);
         self.bytes(&[0xb0, value, 0xee]);
     }
@@ -60,6 +63,29 @@ impl Code {
         let address = 1 << 31 | u32::from(slot) << 11 | u32::from(register);
         self.out_dword(0xcf8, address);
         self.out_dword(0xcfc, value);
+    }
+    /// An instruction whose operand is a place in memory.
+    pub(crate) fn with_address(&mut self, instruction: &[u8], address: u32) {
+        self.bytes(instruction);
+        self.bytes(&address.to_le_bytes());
+    }
+    pub(crate) fn store_byte(&mut self, address: u32, value: u8) {
+        self.with_address(&[0xc6, 0x05], address);
+        self.bytes(&[value]);
+    }
+    pub(crate) fn store_word(&mut self, address: u32, value: u16) {
+        self.with_address(&[0x66, 0xc7, 0x05], address);
+        self.bytes(&value.to_le_bytes());
+    }
+    pub(crate) fn store_double_word(&mut self, address: u32, value: u32) {
+        self.with_address(&[0xc7, 0x05], address);
+        self.bytes(&value.to_le_bytes());
+    }
+    /// Puts a 64-bit BAR of PCI function `slot` below 4 GiB and switches it on.
+    pub(crate) fn place_bar(&mut self, slot: u8, register: u8, address: u32) {
+        self.config_write(slot, register, address);
+        self.config_write(slot, register + 4, 0);
+        self.config_write(slot, 0x04, 0x2); // Memory decoding.
     }
     /// Writes zero to every port and reads it, with one, two and four bytes.
     fn sweep_ports(&mut self) {
@@ -81,7 +107,7 @@ impl Code {
         self.bytes(&[0x73, 0xed]); // jnc again
     }
     /// Does `body` when AL is `value`.
-    fn when_al(&mut self, value: u8, body: impl FnOnce(&mut Self)) {
+    pub(crate) fn when_al(&mut self, value: u8, body: impl FnOnce(&mut Self)) {
         let mut inner = Self::default();
         body(&mut inner);
         let len = u8::try_from(inner.0.len()).expect("short");
@@ -96,12 +122,8 @@ pub(crate) fn elf(slot: u8) -> Vec<u8> {
     for byte in LINE.bytes() {
         code.out_byte(0x3f8, byte);
     }
-    code.config_write(slot, 0x18, WINDOW);
-    code.config_write(slot, 0x1c, 0);
-    code.config_write(slot, 0x04, 0x2); // Memory decoding.
-    code.bytes(&[0xc7, 0x05]); // mov dword [WINDOW + 4], GREETING
-    code.bytes(&(WINDOW + 4).to_le_bytes());
-    code.bytes(&GREETING.to_le_bytes());
+    code.place_bar(slot, 0x18, WINDOW);
+    code.store_double_word(WINDOW + 4, GREETING);
     code.bytes(&[0xa0]); // wait: mov al, [WINDOW]
     code.bytes(&WINDOW.to_le_bytes());
     code.bytes(&[0x84, 0xc0, 0x74, 0xf7]); // test al, al; jz wait
@@ -128,7 +150,7 @@ pub(crate) fn elf(slot: u8) -> Vec<u8> {
 }
 
 /// ELF header, one segment to load, one note with the entry.
-fn image(code: &[u8]) -> Vec<u8> {
+pub(crate) fn image(code: &[u8]) -> Vec<u8> {
     const HEADER: u64 = 64;
     const PROGRAM_HEADER: u64 = 56;
     let note_at = HEADER + 2 * PROGRAM_HEADER;

@@ -1,7 +1,7 @@
 //! A VM started as the supervisor starts one: descriptors by number, a control socket, a process in the background.
 
 use std::io::Write as _;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -26,11 +26,12 @@ pub(crate) struct Parts {
     pub(crate) window: OwnedFd,
     pub(crate) log: OwnedFd,
     listener: OwnedFd,
+    pub(crate) id: VmId,
     address: rustix::net::SocketAddrUnix,
 }
 
-fn memory(name: &str, content: &[u8]) -> OwnedFd {
-    let fd = rustix::fs::memfd_create(name, MemfdFlags::empty()).expect("memfd");
+pub(crate) fn memory(name: &str, content: &[u8]) -> OwnedFd {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::ALLOW_SEALING).expect("memfd");
     let mut file = std::fs::File::from(fd);
     file.write_all(content).expect("memory");
     file.into()
@@ -55,6 +56,7 @@ impl Parts {
             window,
             log: memory("log", &[]),
             listener,
+            id: VmId(3),
             address,
         }
     }
@@ -62,7 +64,7 @@ impl Parts {
     pub(crate) fn launch(&self) -> Launch {
         Launch {
             name: "toy".parse().expect("a name"),
-            id: VmId(3),
+            id: self.id,
             memory: Mebibytes(64),
             vcpus: 2,
             cmdline: "quiet".to_owned(),
@@ -74,6 +76,7 @@ impl Parts {
             control: self.listener.as_raw_fd(),
             networks: Vec::new(),
             balloon: false,
+            restore: None,
             links: Vec::new(),
             kvm: None,
         }
@@ -124,8 +127,13 @@ impl Drop for Vm {
 impl Vm {
     /// Starts a VM; when its launcher ends, the VM's process becomes our child.
     pub(crate) fn start(parts: &Parts) -> Self {
+        Self::start_as(parts, &parts.launch())
+    }
+
+    /// The same, described otherwise.
+    pub(crate) fn start_as(parts: &Parts, launch: &Launch) -> Self {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("allowed");
-        let output = start(&parts.launch());
+        let output = start(launch);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {errors}", output.status);
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -157,7 +165,12 @@ impl Vm {
     }
 
     pub(crate) fn act(&self, action: &Action) {
-        self.control.send(&encode(action), &[]).expect("it reads");
+        self.act_with(action, &[]);
+    }
+
+    pub(crate) fn act_with(&self, action: &Action, descriptors: &[BorrowedFd<'_>]) {
+        let message = encode(action);
+        self.control.send(&message, descriptors).expect("it reads");
     }
 
     pub(crate) fn event(&self) -> Event {

@@ -11,6 +11,7 @@ use super::discard::{PAGE, discard};
 use crate::config_space;
 use crate::event_loop::{Interest, Ready, Registrar};
 use crate::scatter::{Buffers, View};
+use crate::state::{QueuePosition, StateError};
 use crate::throttle::Throttle;
 use crate::virtio::{ActivateError, Activation, ActiveQueue, Memory, QueueError, VirtioDevice};
 
@@ -123,6 +124,8 @@ pub struct Balloon {
     warnings: Throttle,
     /// Page numbers of one chain, sorted, so that neighbours go in one call.
     pages: Vec<u32>,
+    /// The guest's round in a snapshot, for the first activation after a restore.
+    restored_round: u32,
     active: Option<Active>,
 }
 
@@ -156,6 +159,7 @@ impl Balloon {
             buffers: Buffers::default(),
             warnings: Throttle::default(),
             pages: Vec::new(),
+            restored_round: HINT_STOP,
             active: None,
         })
     }
@@ -351,7 +355,7 @@ impl VirtioDevice for Balloon {
         let active = self.active.insert(Active {
             memory,
             queues: roles(features).zip(queues).collect(),
-            round: HINT_STOP,
+            round: std::mem::replace(&mut self.restored_round, HINT_STOP),
         });
         for (token, (_, queue)) in (0..).zip(&active.queues) {
             registrar.add(&queue.kick, token, Interest::Read)?;
@@ -386,6 +390,44 @@ impl VirtioDevice for Balloon {
                 }
             }
         }
+    }
+
+    fn positions(&self) -> Vec<QueuePosition> {
+        let active = self.active.iter();
+        active
+            .flat_map(|active| &active.queues)
+            .map(|(_, queue)| queue.position())
+            .collect()
+    }
+
+    /// Target, what the guest says it has given, and the round of hinting: of the host and of the guest.
+    fn save(&self) -> Vec<u8> {
+        let wishes = &self.handle.wishes;
+        let [target, actual, hint] =
+            [&wishes.target, &wishes.actual, &wishes.hint].map(|word| word.load(Ordering::Relaxed));
+        let round = self.active.as_ref().map_or(0, |active| active.round);
+        [target, actual, hint, round].map(u32::to_le_bytes).concat()
+    }
+
+    /// Any four numbers are safe: they are what a guest writes, or numbers that it is shown.
+    fn restore(&mut self, saved: &[u8]) -> Result<(), StateError> {
+        let (words, rest) = saved.as_chunks::<4>();
+        let (Ok([target, actual, hint, round]), []) = (<[[u8; 4]; 4]>::try_from(words), rest)
+        else {
+            return Err(StateError::Unfit("the balloon's own state"));
+        };
+        let wishes = &self.handle.wishes;
+        wishes
+            .target
+            .store(u32::from_le_bytes(target), Ordering::Relaxed);
+        wishes
+            .actual
+            .store(u32::from_le_bytes(actual), Ordering::Relaxed);
+        wishes
+            .hint
+            .store(u32::from_le_bytes(hint), Ordering::Relaxed);
+        self.restored_round = u32::from_le_bytes(round);
+        Ok(())
     }
 
     fn reset(&mut self, registrar: &mut Registrar<'_>) {

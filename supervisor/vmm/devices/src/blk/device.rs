@@ -1,6 +1,7 @@
 //! The block device: takes requests in order, answers each before it takes the next.
 
 use std::fmt;
+use std::io;
 use std::time::Instant;
 
 use vm_memory::GuestMemoryMmap;
@@ -11,6 +12,7 @@ use super::request::{Refusal, Request, status};
 use crate::config_space;
 use crate::event_loop::{Interest, Ready, Registrar};
 use crate::scatter::Buffers;
+use crate::state::{QueuePosition, StateError};
 use crate::throttle::Throttle;
 use crate::virtio::{
     ActivateError, Activation, ActiveQueue, MAX_QUEUE_SIZE, Memory, QueueError, VirtioDevice,
@@ -216,6 +218,37 @@ impl VirtioDevice for Block {
             let _ = registrar.remove(&queue.kick);
             queue.interrupt.needs_reset();
             *place = None;
+        }
+    }
+
+    fn quiesce(&mut self) -> io::Result<()> {
+        // An overlay keeps part of its tables in memory.
+        self.engine.disk.flush()
+    }
+
+    fn positions(&self) -> Vec<QueuePosition> {
+        match &self.state {
+            State::Inactive => Vec::new(),
+            State::Active { queues, .. } => {
+                queues.iter().flatten().map(ActiveQueue::position).collect()
+            }
+        }
+    }
+
+    fn save(&self) -> Vec<u8> {
+        self.engine.disk.size().to_le_bytes().to_vec()
+    }
+
+    /// The driver knows the disk's size and serial: another disk under it would be taken for a broken one, or worse.
+    fn restore(&mut self, saved: &[u8]) -> Result<(), StateError> {
+        let size = self.engine.disk.size();
+        if saved == size.to_le_bytes() {
+            Ok(())
+        } else {
+            let serial = &self.engine.serial;
+            Err(StateError::Other(format!(
+                "disk {serial} has {size} bytes now"
+            )))
         }
     }
 

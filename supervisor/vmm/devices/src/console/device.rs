@@ -10,6 +10,7 @@ use vm_memory::Bytes;
 
 use super::ConsoleSink;
 use crate::event_loop::{Interest, Ready, Registrar};
+use crate::state::QueuePosition;
 use crate::virtio::{
     ActivateError, Activation, ActiveQueue, Chain, MAX_QUEUE_SIZE, Memory, QueueError, VirtioDevice,
 };
@@ -28,7 +29,7 @@ const KICK: u32 = 0;
 struct Active {
     memory: Memory,
     /// Never read, but held: its kick is the driver's to write.
-    _receive: ActiveQueue,
+    receive: ActiveQueue,
     transmit: ActiveQueue,
 }
 
@@ -129,7 +130,7 @@ impl VirtioDevice for Console {
         transmit.kick_again();
         self.active = Some(Active {
             memory,
-            _receive: receive,
+            receive,
             transmit,
         });
         Ok(())
@@ -149,6 +150,14 @@ impl VirtioDevice for Console {
                 self.reset(registrar);
             }
         }
+    }
+
+    fn positions(&self) -> Vec<QueuePosition> {
+        let active = self.active.iter();
+        active
+            .flat_map(|active| [&active.receive, &active.transmit])
+            .map(ActiveQueue::position)
+            .collect()
     }
 
     fn reset(&mut self, registrar: &mut Registrar<'_>) {

@@ -15,6 +15,7 @@ use super::{Counters, Loss};
 use crate::config_space;
 use crate::event_loop::{Interest, Ready, Registrar};
 use crate::scatter::Buffers;
+use crate::state::{QueuePosition, StateError};
 use crate::throttle::Throttle;
 use crate::virtio::{
     ActivateError, Activation, ActiveQueue, MAX_QUEUE_SIZE, Memory, QueueError, VirtioDevice,
@@ -41,6 +42,8 @@ pub struct Net {
     mac: MacAddress,
     wire: Wire,
     up: bool,
+    /// The driver is to look at the configuration again: link and address may be others than before a restore.
+    restored: bool,
     counters: Arc<Counters>,
     receiver: Receiver,
     buffers: Buffers,
@@ -76,6 +79,7 @@ impl Net {
             mac,
             wire,
             up: true,
+            restored: false,
             counters: Arc::default(),
             receiver: Receiver::new(),
             buffers: Buffers::default(),
@@ -286,6 +290,9 @@ impl VirtioDevice for Net {
             TX => active.tx.drain_kick(),
             _ => {}
         }
+        if std::mem::take(&mut self.restored) {
+            active.rx.interrupt.config_changed();
+        }
         match self.turn(&mut active, token, registrar) {
             Ok(()) => self.active = Some(active),
             Err(error) => {
@@ -296,6 +303,27 @@ impl VirtioDevice for Net {
                 active.rx.interrupt.needs_reset();
             }
         }
+    }
+
+    fn positions(&self) -> Vec<QueuePosition> {
+        let active = self.active.iter();
+        active
+            .flat_map(|active| [&active.rx, &active.tx])
+            .map(ActiveQueue::position)
+            .collect()
+    }
+
+    /// Only that it is one: the wire is new, its link is up, and frames on their way are lost, as frames may be.
+    fn save(&self) -> Vec<u8> {
+        vec![1]
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), StateError> {
+        if saved != [1] {
+            return Err(StateError::Unfit("the network's own state"));
+        }
+        self.restored = true;
+        Ok(())
     }
 
     fn reset(&mut self, registrar: &mut Registrar<'_>) {

@@ -62,6 +62,17 @@ impl ConfigPorts {
         Self { root, address: 0 }
     }
 
+    /// The address port's value, for a snapshot.
+    pub fn address(&self) -> u32 {
+        self.address
+    }
+
+    /// Sets the address port as a guest's write does.
+    pub fn set_address(&mut self, address: u32) {
+        // Reserved bits read back as zero; kernels use that to recognise the mechanism.
+        self.address = address & 0x80ff_fffc;
+    }
+
     /// What a data access at `offset` (4 to 7) means under the address port's value.
     fn target(&self, offset: u64) -> Option<(u8, u16)> {
         let byte = u16::try_from(offset.checked_sub(4)?).ok()?;
@@ -86,8 +97,7 @@ impl BusDevice for ConfigPorts {
         if offset == 0
             && let Ok(address) = data.try_into()
         {
-            // Reserved bits read back as zero; kernels use that to recognise the mechanism.
-            self.address = u32::from_le_bytes(address) & 0x80ff_fffc;
+            self.set_address(u32::from_le_bytes(address));
         } else if let Some((function, register)) = self.target(offset) {
             self.root.config_write(function, register, data);
         }

@@ -1,6 +1,8 @@
 //! Configuration space of one function: the type 0 header (PCI 3.0, section 6) as bytes with a mask of what the guest
 //! may write. BARs are 64-bit memory only. Does not act on anything: the root compares and acts.
 
+use crate::state::StateError;
+
 /// Bytes of conventional configuration space; there are no extended capabilities.
 const SPACE: usize = 256;
 
@@ -181,6 +183,24 @@ impl Configuration {
         self.last_capability = Some(start);
         self.next_capability = end.next_multiple_of(4);
         Ok(offset)
+    }
+
+    /// All bytes, for a snapshot.
+    pub fn save(&self) -> Vec<u8> {
+        self.bytes.to_vec()
+    }
+
+    /// Takes saved bytes as if the guest had written them: what it cannot write has to be as it is here.
+    ///
+    /// # Errors
+    /// [`StateError::Unfit`]; the space may have changed in part.
+    pub fn restore(&mut self, saved: &[u8]) -> Result<(), StateError> {
+        self.write_masked(0, saved);
+        if saved == self.bytes {
+            Ok(())
+        } else {
+            Err(StateError::Unfit("its PCI configuration space is another"))
+        }
     }
 
     /// Reads bytes; past the end there are zeros.

@@ -1,6 +1,7 @@
 //! What the root asks of a function.
 
 use super::{BarIndex, Configuration};
+use crate::state::{FunctionState, StateError};
 
 /// One PCI function, shared as `Arc<Mutex<dyn PciFunction>>`; all calls come from vCPU threads with its lock held.
 pub trait PciFunction: Send {
@@ -22,6 +23,17 @@ pub trait PciFunction: Send {
 
     /// Writes to a BAR. Offset plus length lies in the BAR.
     fn bar_write(&mut self, bar: BarIndex, offset: u64, data: &[u8]);
+
+    /// What a snapshot keeps of it, while no vCPU runs and no event loop handles anything. `None` when it cannot be
+    /// saved, as a device of the host's cannot.
+    fn save(&mut self) -> Option<FunctionState>;
+
+    /// Takes up a saved state: on a function that is new, before any vCPU runs and after KVM's interrupt controllers have
+    /// theirs. The root moves BARs afterwards.
+    ///
+    /// # Errors
+    /// [`StateError`]; the function is then good for nothing.
+    fn restore(&mut self, saved: &FunctionState) -> Result<(), StateError>;
 
     /// The BAR is now decoded at this guest address, or no longer decoded. Alternates: an address is always taken back
     /// before another one is given.

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::{Configuration, ConfigurationError, MsiMessage, MsiRouter, RouteId};
 use crate::lock;
+use crate::state::{StateError, VectorState};
 use crate::throttle::Throttle;
 
 /// Most vectors of a function: the table stays in one page.
@@ -135,6 +136,45 @@ impl Msix {
                 vector.settle(self.router.as_ref(), warnings);
             }
         }
+    }
+
+    /// All vectors, for a snapshot. Control is in configuration space.
+    pub fn save(&self) -> Vec<VectorState> {
+        let state = lock(&self.state);
+        let vectors = state.vectors.iter();
+        vectors
+            .map(|vector| VectorState {
+                address: vector.message.address,
+                data: vector.message.data,
+                masked: vector.masked,
+                pending: vector.pending,
+            })
+            .collect()
+    }
+
+    /// Takes saved vectors, each as if the guest had programmed it, and then the control register, which routes them and
+    /// sends what was pending.
+    ///
+    /// # Errors
+    /// [`StateError::Unfit`] when there are more or fewer of them, or one is what no guest can write.
+    pub fn restore(&self, saved: &[VectorState], control: u16) -> Result<(), StateError> {
+        let mut state = lock(&self.state);
+        if state.vectors.len() != saved.len() {
+            return Err(StateError::Unfit("it has another number of vectors"));
+        }
+        for (vector, saved) in state.vectors.iter_mut().zip(saved) {
+            vector.write(0, low(saved.address));
+            vector.write(4, low(saved.address >> 32));
+            vector.write(8, saved.data);
+            if vector.message.address != saved.address {
+                return Err(StateError::Unfit("an interrupt has an odd address"));
+            }
+            vector.masked = saved.masked;
+            vector.pending = saved.pending;
+        }
+        drop(state);
+        self.set_control(control);
+        Ok(())
     }
 
     /// Reads from the table; accesses other than aligned 4 or 8 bytes, and entries there are not, stay as they are.

@@ -14,6 +14,7 @@ use super::host_bridge::HostBridge;
 use super::{BarIndex, PciFunction};
 use crate::bus::{Bus, BusDevice};
 use crate::lock;
+use crate::state::{FunctionState, StateError};
 
 /// Functions on the bus, the host bridge included.
 const SLOTS: usize = 32;
@@ -192,6 +193,41 @@ impl PciRoot {
         };
         lock(&occupied.function).config_write(register, data);
         self.settle(occupied);
+    }
+
+    /// What a snapshot keeps of all functions, in the order of their slots. No vCPU runs, and no event loop handles
+    /// anything until the guest's memory has been saved too.
+    ///
+    /// # Errors
+    /// [`StateError::NotSaveable`].
+    pub fn save(&self) -> Result<Vec<FunctionState>, StateError> {
+        let slots = lock(&self.slots);
+        let functions = slots.occupied.iter().enumerate();
+        functions
+            .map(|(slot, occupied)| {
+                let state = lock(&occupied.function).save();
+                state.ok_or(StateError::NotSaveable(slot))
+            })
+            .collect()
+    }
+
+    /// Takes up what [`PciRoot::save`] gave, on a bus with the same new functions in the same order.
+    ///
+    /// # Errors
+    /// [`StateError`]; the VM must then not run.
+    pub fn restore(&self, saved: &[FunctionState]) -> Result<(), StateError> {
+        let mut slots = lock(&self.slots);
+        if slots.occupied.len() != saved.len() {
+            return Err(StateError::Functions {
+                saved: saved.len(),
+                here: slots.occupied.len(),
+            });
+        }
+        for (occupied, state) in slots.occupied.iter_mut().zip(saved) {
+            lock(&occupied.function).restore(state)?;
+            self.settle(occupied);
+        }
+        Ok(())
     }
 
     /// Moves the BARs of a function to where its configuration space wants them.

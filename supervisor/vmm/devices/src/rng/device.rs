@@ -12,6 +12,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::{Bucket, Clock};
 use crate::event_loop::{Interest, Ready, Registrar};
+use crate::state::QueuePosition;
 use crate::virtio::{
     ActivateError, Activation, ActiveQueue, Chain, MAX_QUEUE_SIZE, Memory, QueueError, VirtioDevice,
 };
@@ -153,6 +154,11 @@ impl VirtioDevice for Rng {
                 self.reset(registrar);
             }
         }
+    }
+
+    fn positions(&self) -> Vec<QueuePosition> {
+        let active = self.active.iter();
+        active.map(|active| active.queue.position()).collect()
     }
 
     fn reset(&mut self, registrar: &mut Registrar<'_>) {

@@ -7,6 +7,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::ActiveQueue;
 use crate::event_loop::{Ready, Registrar, Subscriber};
+use crate::state::{QueuePosition, StateError};
 
 /// Guest memory; a clone is another handle of the same memory.
 pub type Memory = Arc<GuestMemoryMmap>;
@@ -103,6 +104,37 @@ pub trait VirtioDevice: Send {
     /// A registered descriptor became ready. May still be called once after a reset. Never panics and never loops
     /// without bound, whatever is in the queues: see [`ActiveQueue`] for one turn's worth of work.
     fn handle(&mut self, token: u32, ready: Ready, registrar: &mut Registrar<'_>);
+
+    /// Finishes what is in flight and writes out what it holds back, before a snapshot; nothing by default. Called on
+    /// its loop's thread while no vCPU runs. Until that thread handles something again the device starts nothing.
+    ///
+    /// # Errors
+    /// The host's; there is then no snapshot.
+    fn quiesce(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// How far it is in its queues, in the order of activation; empty when it is not active or its rings are broken.
+    /// Called while no vCPU runs and no event loop handles anything.
+    fn positions(&self) -> Vec<QueuePosition>;
+
+    /// What a snapshot keeps of it besides its queues: nothing by default.
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Takes up what [`VirtioDevice::save`] gave, on a new device and before its activation. Afterwards all its queues
+    /// are kicked once.
+    ///
+    /// # Errors
+    /// [`StateError`] when this is not a state that the device can have here.
+    fn restore(&mut self, saved: &[u8]) -> Result<(), StateError> {
+        if saved.is_empty() {
+            Ok(())
+        } else {
+            Err(StateError::Unfit("it keeps no state of its own"))
+        }
+    }
 
     /// Finishes or drops work in flight, removes descriptors from the loop and forgets the queues.
     /// Afterwards no guest memory is touched until the next activation. May be called when not active.

@@ -14,6 +14,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Interrupt, Memory};
+use crate::state::QueuePosition;
 
 /// Largest queue: bounds the work of one turn and the requests in flight, which a guest could otherwise drive to 32768.
 pub const MAX_QUEUE_SIZE: u16 = 256;
@@ -51,6 +52,20 @@ impl fmt::Debug for ActiveQueue {
 }
 
 impl ActiveQueue {
+    /// How far it is.
+    pub fn position(&self) -> QueuePosition {
+        QueuePosition {
+            next_available: self.queue.next_avail(),
+            next_used: self.queue.next_used(),
+        }
+    }
+
+    /// Goes on from where another activation was.
+    pub(super) fn go_to(&mut self, position: QueuePosition) {
+        self.queue.set_next_avail(position.next_available);
+        self.queue.set_next_used(position.next_used);
+    }
+
     /// Takes the kick counter back to zero. A kick that was drained by someone else is not an error.
     pub fn drain_kick(&self) {
         let _ = self.kick.read();

@@ -16,6 +16,7 @@ use crate::config_space;
 use crate::event_loop::{Interest, Ready, Registrar};
 use crate::lock;
 use crate::scatter::Buffers;
+use crate::state::{QueuePosition, StateError};
 use crate::throttle::Throttle;
 use crate::virtio::{
     ActivateError, Activation, ActiveQueue, MAX_QUEUE_SIZE, Memory, QueueError, VirtioDevice,
@@ -23,7 +24,7 @@ use crate::virtio::{
 
 /// The virtio device number.
 const DEVICE_TYPE: u32 = 19;
-/// Buffers to the guest, packets from it, and events, of which there are none yet: nothing here is migrated.
+/// Buffers to the guest, packets from it, and events, of which there is one: that all its connections are over.
 const QUEUES: [u16; 3] = [MAX_QUEUE_SIZE, MAX_QUEUE_SIZE, 16];
 
 const RING_INDIRECT_DESC: u64 = 1 << 28;
@@ -33,7 +34,12 @@ const RX: u32 = 0;
 const TX: u32 = 1;
 const WAKE: u32 = 2;
 const LINKS: u32 = 3;
+const EVENTS: u32 = 8;
 const CONNECTIONS: u32 = 16;
+
+/// VIRTIO_VSOCK_EVENT_TRANSPORT_RESET (virtio 1.2, 5.10.6.7): the guest drops its connections, keeps what listens, and
+/// reads its CID anew.
+const TRANSPORT_RESET: [u8; 4] = [0; 4];
 
 /// The virtio-vsock device of one VM.
 pub struct Vsock {
@@ -43,6 +49,8 @@ pub struct Vsock {
     mailbox: Arc<Mailbox>,
     buffers: Buffers,
     warnings: Throttle,
+    /// The guest was restored, and does not know yet that its connections are over.
+    owes_reset: bool,
     active: Option<Active>,
 }
 
@@ -50,8 +58,7 @@ struct Active {
     memory: Memory,
     rx: ActiveQueue,
     tx: ActiveQueue,
-    /// Held so that the driver may notify it; nothing is ever sent there.
-    _events: ActiveQueue,
+    events: ActiveQueue,
     /// Packets of the guest wait because refusals wait for its buffers.
     tx_stalled: bool,
 }
@@ -113,6 +120,7 @@ impl Vsock {
             mailbox,
             buffers: Buffers::default(),
             warnings: Throttle::default(),
+            owes_reset: false,
             active: None,
         };
         for (kind, socket) in links {
@@ -159,6 +167,32 @@ impl Vsock {
         for port in self.links.take_cuts() {
             self.muxer.cut(port, registrar);
         }
+    }
+
+    /// Tells a restored guest that its connections are over, as soon as it has a buffer for that.
+    fn tell_reset(&mut self, active: &mut Active) -> Result<(), QueueError> {
+        let Active { memory, events, .. } = active;
+        // Each turn takes at most the chains that can be there at once.
+        for _ in 0..events.budget() {
+            if !self.owes_reset {
+                break;
+            }
+            let Some(chain) = events.pop(memory)? else {
+                if events.rearm(memory)? {
+                    continue;
+                }
+                break;
+            };
+            let head = chain.head_index();
+            let written = match self.buffers.load(chain, memory) {
+                Ok(()) => self.buffers.writable().write(memory, &TRANSPORT_RESET),
+                Err(_bad) => 0,
+            };
+            self.owes_reset = written < TRANSPORT_RESET.len();
+            events.complete(memory, head, u32::try_from(written).unwrap_or(0))?;
+            events.notify(memory)?;
+        }
+        Ok(())
     }
 
     fn take_packets(
@@ -243,7 +277,12 @@ impl Vsock {
     fn deactivate(&mut self, active: &Active, registrar: &mut Registrar<'_>) {
         self.muxer.clear(registrar);
         self.links.unwatch(registrar);
-        for descriptor in [&active.rx.kick, &active.tx.kick, &self.mailbox.wake] {
+        for descriptor in [
+            &active.rx.kick,
+            &active.tx.kick,
+            &active.events.kick,
+            &self.mailbox.wake,
+        ] {
             let _ = registrar.remove(descriptor);
         }
     }
@@ -282,11 +321,12 @@ impl VirtioDevice for Vsock {
             memory,
             rx,
             tx,
-            _events: events,
+            events,
             tx_stalled: false,
         });
         registrar.add(&active.rx.kick, RX, Interest::Read)?;
         registrar.add(&active.tx.kick, TX, Interest::Read)?;
+        registrar.add(&active.events.kick, EVENTS, Interest::Read)?;
         registrar.add(&self.mailbox.wake, WAKE, Interest::Read)?;
         self.take_mail(registrar);
         Ok(())
@@ -300,6 +340,7 @@ impl VirtioDevice for Vsock {
             RX => active.rx.drain_kick(),
             TX => active.tx.drain_kick(),
             WAKE => self.take_mail(registrar),
+            EVENTS => active.events.drain_kick(),
             _ => {
                 match KINDS.get(usize::try_from(token.wrapping_sub(LINKS)).unwrap_or(usize::MAX)) {
                     Some(kind) => self.links.read(*kind, registrar),
@@ -308,7 +349,10 @@ impl VirtioDevice for Vsock {
             }
         }
         let packets = token == TX;
-        match self.turn(&mut active, packets, registrar) {
+        let turn = self
+            .tell_reset(&mut active)
+            .and_then(|()| self.turn(&mut active, packets, registrar));
+        match turn {
             Ok(()) => self.active = Some(active),
             Err(error) => {
                 if self.warnings.allows(Instant::now()) {
@@ -320,7 +364,30 @@ impl VirtioDevice for Vsock {
         }
     }
 
+    fn positions(&self) -> Vec<QueuePosition> {
+        let active = self.active.iter();
+        active
+            .flat_map(|active| [&active.rx, &active.tx, &active.events])
+            .map(ActiveQueue::position)
+            .collect()
+    }
+
+    /// Only that it is one: connections end with the VM that was saved, links and offers are the new VM's.
+    fn save(&self) -> Vec<u8> {
+        vec![1]
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), StateError> {
+        if saved != [1] {
+            return Err(StateError::Unfit("the vsock device's own state"));
+        }
+        self.owes_reset = true;
+        Ok(())
+    }
+
     fn reset(&mut self, registrar: &mut Registrar<'_>) {
+        // A new driver has no connections that it would have to forget.
+        self.owes_reset = false;
         if let Some(active) = self.active.take() {
             self.deactivate(&active, registrar);
         }

@@ -10,6 +10,7 @@ use super::SlotMapper;
 use crate::pci::{
     BarIndex, Configuration, ConfigurationError, Identity, PciFunction, VENDOR_CASEMATE,
 };
+use crate::state::{FunctionState, StateError};
 use crate::throttle::Throttle;
 
 /// PCI device number ("WM"), under [`VENDOR_CASEMATE`].
@@ -68,6 +69,20 @@ impl PciFunction for WindowMemory {
     // An access comes here only when the memory could not be mapped.
     fn bar_read(&mut self, _bar: BarIndex, _offset: u64, _data: &mut [u8]) {}
     fn bar_write(&mut self, _bar: BarIndex, _offset: u64, _data: &[u8]) {}
+
+    fn save(&mut self) -> Option<FunctionState> {
+        Some(FunctionState {
+            configuration: self.configuration.save(),
+            virtio: None,
+        })
+    }
+
+    fn restore(&mut self, saved: &FunctionState) -> Result<(), StateError> {
+        match saved.virtio {
+            None => self.configuration.restore(&saved.configuration),
+            Some(_) => Err(StateError::Unfit("it is no virtio device")),
+        }
+    }
 
     fn bar_moved(&mut self, _bar: BarIndex, address: Option<u64>) {
         if std::mem::take(&mut self.mapped) {

@@ -12,8 +12,9 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
 use super::interrupt::InterruptState;
-use super::status::{NEEDS_RESET, Phase, Status, Step};
+use super::status::{FAILED, NEEDS_RESET, Phase, Status, Step};
 use crate::pci::NO_VECTOR;
+use crate::state::{QueueState, StateError, VirtioState};
 use crate::virtio::Memory;
 
 /// Bytes of the structure.
@@ -74,6 +75,79 @@ impl Common {
             queue_select: 0,
             queues: sizes.iter().copied().map(QueueRegisters::new).collect(),
         }
+    }
+
+    /// Puts its registers into a state.
+    pub(super) fn save(&self, interrupts: &InterruptState, state: &mut VirtioState) {
+        state.offered = self.offered;
+        state.accepted = self.accepted;
+        state.selectors = [self.offered_select, self.accepted_select];
+        state.status = self.status.bits();
+        state.queue_select = self.queue_select;
+        state.queues = (0..)
+            .zip(&self.queues)
+            .map(|(index, queue)| QueueState {
+                size: queue.size,
+                enabled: queue.enabled,
+                vector: interrupts
+                    .queue_vector(index)
+                    .map_or(NO_VECTOR, |vector| vector.load(Ordering::Acquire)),
+                descriptors: queue.descriptors,
+                driver: queue.driver,
+                device: queue.device,
+            })
+            .collect();
+    }
+
+    /// Registers as a driver would have to write them to get to the saved ones, through the same checks.
+    pub(super) fn restore(
+        &mut self,
+        interrupts: &InterruptState,
+        saved: &VirtioState,
+    ) -> Result<(), StateError> {
+        if saved.offered != self.offered {
+            return Err(StateError::Unfit("it offers other features"));
+        }
+        if saved.queues.len() != self.queues.len() {
+            return Err(StateError::Unfit("it has another number of queues"));
+        }
+        [self.offered_select, self.accepted_select] = saved.selectors;
+        self.accepted = saved.accepted;
+        for (index, state) in (0..).zip(&saved.queues) {
+            self.queue_select = index;
+            self.write_word(interrupts, 0x18, state.size);
+            self.write_word(interrupts, 0x1a, state.vector);
+            self.write_address(0x20, u64::MAX, state.descriptors);
+            self.write_address(0x28, u64::MAX, state.driver);
+            self.write_address(0x30, u64::MAX, state.device);
+            self.write_word(interrupts, 0x1c, state.enabled.into());
+        }
+        self.queue_select = saved.queue_select;
+        self.write_word(interrupts, 0x10, saved.config_vector);
+        // FAILED comes last, as it stops further steps; zero would be a reset.
+        for status in [
+            saved.status & !(NEEDS_RESET | FAILED),
+            saved.status & !NEEDS_RESET,
+        ] {
+            if status != 0 {
+                let _ = self.write_status(status);
+            }
+        }
+        // Whatever was refused on the way is not as it was saved.
+        let mut here = saved.clone();
+        self.save(interrupts, &mut here);
+        here.status |= saved.status & NEEDS_RESET;
+        here.config_vector = interrupts.config_vector().load(Ordering::Acquire);
+        if here == *saved {
+            Ok(())
+        } else {
+            Err(StateError::Unfit("its registers have impossible values"))
+        }
+    }
+
+    /// Whether the driver has said that it is ready.
+    pub(super) fn is_driver_ok(&self) -> bool {
+        self.status.phase() == Phase::DriverOk
     }
 
     /// The features agreed on; meaningful from FEATURES_OK.

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 
 use tracing::debug;
 
+use super::status::NEEDS_RESET;
 use crate::pci::{Msix, NO_VECTOR};
+use crate::state::{StateError, VirtioState};
 use crate::virtio::Interrupt;
 
 /// Bits of the interrupt status register (virtio 1.2, 4.1.4.5).
@@ -75,6 +77,37 @@ impl InterruptState {
         if !self.needs_reset.swap(true, Ordering::AcqRel) {
             debug!("device needs reset");
             self.config_changed();
+        }
+    }
+
+    /// Puts its registers into a state; the queues' vectors are saved with the queues.
+    pub(super) fn save(&self, state: &mut VirtioState) {
+        state.interrupt_status = self.status.load(Ordering::Acquire);
+        state.generation = self.generation();
+        state.config_vector = self.config_vector.load(Ordering::Acquire);
+        state.vectors = self.msix.save();
+        if self.is_broken() {
+            state.status |= NEEDS_RESET;
+        }
+    }
+
+    /// Takes up the registers that are not the driver's to write.
+    pub(super) fn restore(&self, saved: &VirtioState) -> Result<(), StateError> {
+        if saved.interrupt_status & !(STATUS_QUEUE | STATUS_CONFIG) != 0 {
+            return Err(StateError::Unfit("its interrupt status is impossible"));
+        }
+        self.status.store(saved.interrupt_status, Ordering::Release);
+        self.generation.store(saved.generation, Ordering::Release);
+        let broken = saved.status & NEEDS_RESET != 0;
+        self.needs_reset.store(broken, Ordering::Release);
+        Ok(())
+    }
+
+    /// Sends the interrupt of a queue once more: one that was on its way when the snapshot was made may be lost, and one
+    /// too many does no harm.
+    pub(super) fn repeat(&self, queue: usize) {
+        if let Some(register) = self.queue_vectors.get(queue) {
+            self.msix.signal(register.load(Ordering::Acquire));
         }
     }
 

@@ -39,6 +39,7 @@ use crate::pci::{
     BarIndex, Configuration, ConfigurationError, Identity, MsiRouter, Msix, NotifyRegistrar,
     PciFunction,
 };
+use crate::state::{FunctionState, QueuePosition, StateError, VirtioState};
 use crate::throttle::Throttle;
 
 /// Most queues of a device; a bound on our own devices, so that tables stay in their pages.
@@ -183,7 +184,7 @@ impl VirtioPci {
             Effect::None => {}
             Effect::Reset => self.reset(),
             Effect::Activate => {
-                if let Err(error) = self.activate() {
+                if let Err(error) = self.activate(&[]) {
                     // Once per driver start at most, and only for a driver that is broken or hostile.
                     debug!(%error, "device was not activated");
                     self.interrupts.needs_reset();
@@ -192,7 +193,8 @@ impl VirtioPci {
         }
     }
 
-    fn activate(&mut self) -> Result<(), ActivateError> {
+    /// Starts the device; its queues go on from `positions`, or begin when there are none.
+    fn activate(&mut self, positions: &[QueuePosition]) -> Result<(), ActivateError> {
         let lease = interrupt::Lease::new();
         let memory = &self.services.memory;
         let mut queues = Vec::new();
@@ -202,11 +204,15 @@ impl VirtioPci {
                 break;
             };
             debug_assert!(queue.ready());
-            queues.push(ActiveQueue {
+            let mut queue = ActiveQueue {
                 queue,
                 kick: kick.try_clone()?,
                 interrupt: Arc::new(QueueInterrupt::new(&self.interrupts, &lease, index)),
-            });
+            };
+            if let Some(position) = positions.get(index) {
+                queue.go_to(*position);
+            }
+            queues.push(queue);
         }
         if queues.len() != needed {
             return Err(ActivateError::Queues {
@@ -234,6 +240,27 @@ impl VirtioPci {
             lease.end();
         }
         self.interrupts.reset();
+    }
+
+    /// Starts a restored device where it was. One whose rings were broken, or whose driver was not ready, is not started:
+    /// the driver's next step does it.
+    fn restart(&mut self, positions: &[QueuePosition]) -> Result<(), StateError> {
+        let runs = self.common.is_driver_ok() && !self.interrupts.is_broken();
+        if !runs {
+            return Ok(());
+        }
+        let needed = lock(&self.device).queues_needed(self.common.features());
+        if positions.len() != needed {
+            return Err(StateError::Unfit("it has another number of active queues"));
+        }
+        self.activate(positions)
+            .map_err(|error| StateError::Activation(error.to_string()))?;
+        for (index, kick) in self.kicks.iter().take(needed).enumerate() {
+            // A notification that had not been served is served now; fails only when the counter is full.
+            let _ = kick.write(1);
+            self.interrupts.repeat(index);
+        }
+        Ok(())
     }
 
     fn notify(&self, offset: u64) {
@@ -330,6 +357,41 @@ impl PciFunction for VirtioPci {
             TABLE => self.interrupts.msix().write_table(within, data),
             _ => {}
         }
+    }
+
+    fn save(&mut self) -> Option<FunctionState> {
+        let device = lock(&self.device);
+        let mut state = VirtioState {
+            device_type: device.device_type(),
+            positions: device.positions(),
+            own: device.save(),
+            ..VirtioState::default()
+        };
+        drop(device);
+        self.common.save(&self.interrupts, &mut state);
+        self.interrupts.save(&mut state);
+        Some(FunctionState {
+            configuration: self.configuration.save(),
+            virtio: Some(state),
+        })
+    }
+
+    fn restore(&mut self, saved: &FunctionState) -> Result<(), StateError> {
+        let state = saved.virtio.as_ref();
+        let state = state.ok_or(StateError::Unfit("it is a virtio device"))?;
+        {
+            let mut device = lock(&self.device);
+            if device.device_type() != state.device_type {
+                return Err(StateError::Unfit("it is a virtio device of another kind"));
+            }
+            device.restore(&state.own)?;
+        }
+        self.configuration.restore(&saved.configuration)?;
+        self.common.restore(&self.interrupts, state)?;
+        self.interrupts.restore(state)?;
+        let control = self.configuration.word(self.msix_control);
+        self.interrupts.msix().restore(&state.vectors, control)?;
+        self.restart(&state.positions)
     }
 
     fn bar_moved(&mut self, _bar: BarIndex, address: Option<u64>) {

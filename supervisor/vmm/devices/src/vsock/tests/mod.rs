@@ -3,6 +3,7 @@
 mod links;
 mod pressure;
 mod protocol;
+mod restored;
 mod streams;
 
 use std::io::{ErrorKind, Read as _, Write as _};
