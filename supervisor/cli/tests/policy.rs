@@ -1,5 +1,8 @@
 //! `casemate policy`, as scripts and people use it: no daemon runs, rules and facts come from files.
 
+#[path = "policy/edit.rs"]
+mod edit;
+
 use std::{
     fs,
     io::Write,
@@ -42,12 +45,20 @@ impl House {
     }
 
     fn policy(&self, arguments: &[&str], input: &str) -> Output {
+        self.policy_with(arguments, input, "false")
+    }
+
+    /// The same with an editor, a shell command.
+    fn policy_with(&self, arguments: &[&str], input: &str, editor: &str) -> Output {
         let (verb, rest) = arguments.split_first().expect("as set up");
         let mut child = Command::new(env!("CARGO_BIN_EXE_casemate"))
             .args(["policy", verb, "--policy-dir", "p", "--facts", "facts.json"])
             .args(rest)
             .current_dir(self.path())
             .env("XDG_RUNTIME_DIR", self.path())
+            .env("TMPDIR", self.path())
+            .env_remove("VISUAL")
+            .env("EDITOR", editor)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

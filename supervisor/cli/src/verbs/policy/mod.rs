@@ -1,5 +1,6 @@
-//! `casemate policy`: read, check and explain the rules that decide which VM may call which service where.
+//! `casemate policy`: read, check, explain and change the rules that decide which VM may call which service where.
 
+mod edit;
 mod eval;
 mod explain;
 mod lint;
@@ -13,11 +14,12 @@ use clap::Subcommand;
 
 use crate::failure::Failure;
 
-/// Check and explain the rules that say which VM may call which service where
+/// Check, explain and change the rules that say which VM may call which service where
 #[derive(Debug, Subcommand)]
 pub(crate) enum Args {
     Lint(lint::Args),
     Explain(explain::Args),
+    Edit(edit::Args),
     Eval(eval::Args),
     Test(test::Args),
     Reach(reach::Args),
@@ -28,6 +30,7 @@ impl Args {
         match self {
             Self::Lint(args) => args.run().await,
             Self::Explain(args) => args.run().await,
+            Self::Edit(args) => args.run().await,
             Self::Eval(args) => args.run().await,
             Self::Test(args) => args.run().await,
             Self::Reach(args) => args.run().await,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, process::ExitCode};
 
-use casemate_policy::{Facts, Policy, Request, Verdict};
+use casemate_policy::ANY;
 use serde::Serialize;
 
 use crate::{failure::Failure, output, verbs::policy::rules::Sources};
@@ -36,15 +36,11 @@ struct Way {
     result: &'static str,
 }
 
-/// A service and an argument that no rule names: what the rules for every one say of them.
-const ANY_SERVICE: &str = "*";
-const ANY_ARGUMENT: &str = "*";
-
 impl Args {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let policy = self.sources.policy()?;
         let facts = self.sources.facts().await?;
-        let mut ways = ways(&policy, &facts);
+        let mut ways: BTreeSet<Way> = policy.reach(&facts).into_iter().map(Way::from).collect();
         if let Some(from) = &self.from {
             ways.retain(|way| way.source == *from);
         }
@@ -70,65 +66,23 @@ impl Args {
     }
 }
 
-fn ways(policy: &Policy, facts: &Facts) -> BTreeSet<Way> {
-    let calls: BTreeSet<(&str, &str)> = policy
-        .rules
-        .iter()
-        .flat_map(|rule| {
-            let service = rule.service.as_deref().unwrap_or(ANY_SERVICE);
-            let argument = rule.argument.as_deref().unwrap_or(ANY_ARGUMENT);
-            [(service, argument), (service, ANY_ARGUMENT)]
-        })
-        .collect();
-    let vms: Vec<&str> = facts.domains.keys().map(String::as_str).collect();
-    let templates = facts
-        .domains
-        .iter()
-        .filter(|(_, domain)| domain.template_for_dispvms);
-    let disposables: Vec<String> = templates
-        .map(|(name, _)| format!("@dispvm:{name}"))
-        .collect();
-    let targets = vms
-        .iter()
-        .copied()
-        .chain(disposables.iter().map(String::as_str))
-        .chain(["", "@dispvm", "dom0"]);
-    let targets: BTreeSet<&str> = targets.collect();
-    let mut ways = BTreeSet::new();
-    for (service, argument) in calls {
-        for source in &vms {
-            for target in &targets {
-                let request = Request {
-                    source,
-                    target,
-                    service,
-                    argument,
-                };
-                let decision = policy.decide(&request, facts);
-                let result = decision.verdict.word();
-                let reached = match decision.verdict {
-                    Verdict::Deny(_) => Vec::new(),
-                    Verdict::Allow { target, .. } => vec![target],
-                    Verdict::Ask { targets, .. } => targets,
-                };
-                ways.extend(reached.into_iter().map(|target| Way {
-                    source: (*source).to_owned(),
-                    service: service.to_owned(),
-                    argument: shown(argument),
-                    target: target.to_string(),
-                    result,
-                }));
-            }
+impl From<casemate_policy::Way> for Way {
+    fn from(way: casemate_policy::Way) -> Self {
+        Self {
+            source: way.source,
+            service: way.service,
+            argument: shown(&way.argument).to_owned(),
+            target: way.target.to_string(),
+            result: if way.asks { "ask" } else { "allow" },
         }
     }
-    ways
 }
 
 /// The argument as a person writes it behind the service.
-fn shown(argument: &str) -> String {
+pub(super) fn shown(argument: &str) -> &str {
     match argument {
-        ANY_ARGUMENT => String::new(),
-        argument => argument.to_owned(),
+        ANY => "",
+        argument => argument,
     }
 }
 

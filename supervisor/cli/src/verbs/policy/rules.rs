@@ -1,6 +1,7 @@
 //! Where rules and facts come from: what the command line names, or what the daemons use.
 
 use std::{
+    collections::BTreeMap,
     env, fs, io,
     path::{Path, PathBuf},
 };
@@ -27,6 +28,9 @@ pub(super) struct Sources {
     facts: Option<PathBuf>,
 }
 
+/// Texts that count instead of those on disk, by the whole path of their file.
+pub(super) type Texts = BTreeMap<PathBuf, String>;
+
 /// Everything that was read, and what is wrong with the directories themselves.
 pub(super) struct Read {
     pub(super) reading: Reading,
@@ -39,17 +43,30 @@ impl Sources {
         self.facts.is_some()
     }
 
-    /// Reads the rules, errors and all.
-    pub(super) fn read(&self) -> Result<Read, Failure> {
-        let disk = Disk(if self.policy_dir.is_empty() {
+    /// The directories, strongest first.
+    pub(super) fn directories(&self) -> Vec<PathBuf> {
+        if self.policy_dir.is_empty() {
             standard()
         } else {
             self.policy_dir.clone()
-        });
+        }
+    }
+
+    /// Reads the rules, errors and all.
+    pub(super) fn read(&self) -> Result<Read, Failure> {
+        self.read_with(Texts::new())
+    }
+
+    /// Reads the rules as if some files had another text than they have.
+    pub(super) fn read_with(&self, texts: Texts) -> Result<Read, Failure> {
+        let disk = Disk {
+            directories: self.directories(),
+            texts,
+        };
         let mut names = Vec::new();
         let mut exists = false;
-        for directory in &disk.0 {
-            names.push(match list(directory) {
+        for directory in &disk.directories {
+            names.push(match disk.list(directory) {
                 Ok(listed) => {
                     exists = true;
                     listed
@@ -175,7 +192,7 @@ pub(super) fn text(path: &Path) -> Result<String, String> {
 }
 
 /// Names of regular files, and of links whatever they lead to.
-fn list(path: &Path) -> io::Result<Vec<String>> {
+pub(super) fn list(path: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -186,26 +203,62 @@ fn list(path: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// The path of a file as it is known to [`Texts`]: whole and without links, also when there is no such file yet.
+pub(super) fn whole(path: &Path) -> PathBuf {
+    let new = || {
+        let parent = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        Some(fs::canonicalize(parent).ok()?.join(path.file_name()?))
+    };
+    fs::canonicalize(path)
+        .ok()
+        .or_else(new)
+        .unwrap_or_else(|| path.to_owned())
+}
+
 /// The files as the parser asks for them.
-struct Disk(Vec<PathBuf>);
+struct Disk {
+    directories: Vec<PathBuf>,
+    texts: Texts,
+}
 
 impl Disk {
     fn path(&self, directory: usize, path: &str) -> PathBuf {
-        match self.0.get(directory) {
+        match self.directories.get(directory) {
             Some(directory) => directory.join(path),
             None => PathBuf::from(path),
         }
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = list(path)?;
+        let whole = whole(path);
+        for text in self.texts.keys() {
+            let name = text.file_name().unwrap_or_default();
+            let name = name.to_string_lossy().into_owned();
+            if text.parent() == Some(&whole) && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Ok(names)
     }
 }
 
 impl Files for Disk {
     fn text(&self, directory: usize, path: &str) -> Result<String, String> {
-        text(&self.path(directory, path))
+        let path = self.path(directory, path);
+        match self.texts.get(&whole(&path)) {
+            Some(text) => Ok(text.clone()),
+            None => text(&path),
+        }
     }
 
     fn names(&self, directory: usize, path: &str) -> Result<Vec<String>, String> {
         let path = self.path(directory, path);
-        list(&path).map_err(|error| format!("cannot list {}: {error}", path.display()))
+        self.list(&path)
+            .map_err(|error| format!("cannot list {}: {error}", path.display()))
     }
 
     fn display(&self, directory: usize, path: &str) -> String {
