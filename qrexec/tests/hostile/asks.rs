@@ -24,7 +24,7 @@ fn person(dir: &Path, answer: &str) -> (Person, Vec<String>) {
     };
     let program = dir.join("person");
     let text = format!(
-        "#!/bin/sh\ncat > /dev/null\necho >> {asked}\nuntil [ -e {go} ]; do :; done\necho {answer}\n",
+        "#!/bin/sh\ncat > /dev/null\necho >> {asked}\nuntil [ -e {go} ]; do [ -e {asked} ] || exit; sleep 0.02; done\necho {answer}\n",
         asked = person.asked.display(),
         go = person.go.display(),
     );

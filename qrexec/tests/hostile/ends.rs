@@ -62,7 +62,7 @@ echo \"heard $line\"
 [ ! -e closes ] || { exec >&-; echo > closed; }
 cat > /dev/null
 echo > eof
-until [ -e go ]; do [ -d . ] || exit 5; done
+until [ -e go ]; do [ -e pid ] || exit 5; sleep 0.02; done
 exit 3
 ";
 
@@ -80,7 +80,7 @@ fn start() -> Real {
     Real::start(Broker::prepared(policy, |dir| {
         let program = dir.join("person");
         let text = format!(
-            "#!/bin/sh\ncd {dir}\ncat > /dev/null\necho > asked\nuntil [ -e answer ]; do [ -d . ] || exit; done\ncat answer\n",
+            "#!/bin/sh\ncd {dir}\ncat > /dev/null\necho > asked\nuntil [ -e answer ]; do [ -e asked ] || exit; sleep 0.02; done\ncat answer\n",
             dir = dir.display()
         );
         fs::write(&program, text).unwrap();
