@@ -98,10 +98,9 @@ impl Driver {
             wanted |= RING_EVENT_IDX;
         }
         let features = wanted & (offered | VERSION_1);
-        let queues = (0u64..).zip(&self.kicks).map(|(index, kick)| ActiveQueue {
-            queue: queue(index, features & RING_EVENT_IDX != 0),
-            kick: kick.try_clone().expect("eventfd"),
-            interrupt: Arc::new(Silence),
+        let queues = (0u64..).zip(&self.kicks).map(|(index, kick)| {
+            let queue = queue(index, features & RING_EVENT_IDX != 0);
+            ActiveQueue::new(queue, kick.try_clone().expect("eventfd"), Arc::new(Silence))
         });
         let activation = Activation {
             memory: Arc::clone(&self.memory),

@@ -181,10 +181,9 @@ impl Activated {
         self.kicks = (0..count)
             .map(|_| EventFd::new(EFD_NONBLOCK).expect("eventfd"))
             .collect();
-        let queues = (0..).zip(&self.kicks).map(|(index, kick)| ActiveQueue {
-            queue: queue(index),
-            kick: kick.try_clone().expect("eventfd"),
-            interrupt: self.interrupt.clone(),
+        let queues = (0..).zip(&self.kicks).map(|(index, kick)| {
+            let kick = kick.try_clone().expect("eventfd");
+            ActiveQueue::new(queue(index), kick, self.interrupt.clone())
         });
         let activation = Activation {
             memory: self.memory.clone(),

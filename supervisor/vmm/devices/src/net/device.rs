@@ -121,7 +121,7 @@ impl Net {
             match outcome {
                 Ok(Sent::Yes) => self.counters.count_sent(),
                 Ok(Sent::Later) => {
-                    tx.put_back();
+                    tx.put_back(head);
                     active.tx_blocked = true;
                     return tx.notify(memory);
                 }

@@ -135,8 +135,8 @@ impl Receiver {
                 if queue.rearm(memory)? {
                     continue;
                 }
-                for _ in &self.taken {
-                    queue.put_back();
+                for (head, _) in self.taken.iter().rev() {
+                    queue.put_back(*head);
                 }
                 return Ok(Delivery::NoBuffers);
             };
@@ -155,7 +155,7 @@ impl Receiver {
                 return self.give_up(queue, memory, Loss::BadBuffer);
             }
             if !self.mergeable && buffers.writable().len() < rest.len() {
-                queue.put_back();
+                queue.put_back(head);
                 return Ok(Delivery::Lost(Loss::Undeliverable));
             }
             let written = buffers.writable().write(memory, rest);

@@ -83,7 +83,7 @@ impl Rng {
             let room = room(chain.clone());
             let tokens = self.bucket.take(u64::from(room), self.clock.now());
             if tokens == 0 && room > 0 {
-                queue.put_back();
+                queue.put_back(head);
                 turn = Turn::OutOfTokens;
                 break;
             }

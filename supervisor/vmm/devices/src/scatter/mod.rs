@@ -16,10 +16,14 @@ use crate::virtio::Chain;
 /// chain that has more is refused whole. A full-sized disk request has 130.
 pub const MAX_SEGMENTS: usize = 160;
 
+/// Most descriptors of a chain, empty ones included: an indirect table of 65535 empty buffers, in each of a queue's
+/// chains, would hold a device's thread for seconds.
+pub const MAX_DESCRIPTORS: usize = 2 * MAX_SEGMENTS;
+
 /// A chain that no device can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadChain {
-    /// More ranges than [`MAX_SEGMENTS`] on one side.
+    /// More ranges than [`MAX_SEGMENTS`] on one side, or more than [`MAX_DESCRIPTORS`] descriptors.
     #[error("more than {MAX_SEGMENTS} buffers in one chain")]
     TooLong,
     /// A range that is not guest memory, wholly or in part.
@@ -108,7 +112,10 @@ impl Buffers {
         self.readable.clear();
         self.writable.clear();
         let mut unfinished = true;
-        for descriptor in chain {
+        for (index, descriptor) in chain.enumerate() {
+            if index >= MAX_DESCRIPTORS {
+                return Err(BadChain::TooLong);
+            }
             unfinished = descriptor.has_next();
             let len = usize::try_from(descriptor.len()).map_err(|_| BadChain::OutsideMemory)?;
             if len == 0 {

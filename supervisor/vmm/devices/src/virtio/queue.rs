@@ -29,8 +29,37 @@ pub type Chain = DescriptorChain<Memory>;
 
 /// The rings are broken; only a reset helps.
 #[derive(Debug, thiserror::Error)]
-#[error("virtqueue is broken: {0}")]
-pub struct QueueError(pub virtio_queue::Error);
+pub enum QueueError {
+    /// An index or address in them is out of bounds.
+    #[error("virtqueue is broken: {0}")]
+    Rings(#[from] virtio_queue::Error),
+    /// The driver made a chain available that the device still holds: two requests would share one head, and the
+    /// answer to one would free the buffers of the other.
+    #[error("the driver queued head {0} while it was in flight")]
+    InFlightTwice(u16),
+    /// A chain was given back that is not held. A bug of the device.
+    #[error("head {0} was given back without being in flight")]
+    NotInFlight(u16),
+}
+
+/// The heads that a device holds: popped, and neither completed nor put back. A bit each.
+#[derive(Debug, Default)]
+struct InFlight([u64; InFlight::WORDS]);
+
+impl InFlight {
+    const WORDS: usize = MAX_QUEUE_SIZE as usize / 64;
+
+    /// Changes the bit of `head` to `held`; false when it was so already, or there is no such head.
+    fn set(&mut self, head: u16, held: bool) -> bool {
+        let Some(word) = self.0.get_mut(usize::from(head / 64)) else {
+            return false;
+        };
+        let bit = 1_u64.wrapping_shl(u32::from(head % 64));
+        let was = *word & bit != 0;
+        *word = if held { *word | bit } else { *word & !bit };
+        was != held
+    }
+}
 
 /// A queue between activation and reset.
 pub struct ActiveQueue {
@@ -40,6 +69,7 @@ pub struct ActiveQueue {
     pub kick: EventFd,
     /// Tells the driver.
     pub interrupt: Arc<dyn Interrupt>,
+    in_flight: InFlight,
 }
 
 impl fmt::Debug for ActiveQueue {
@@ -52,6 +82,16 @@ impl fmt::Debug for ActiveQueue {
 }
 
 impl ActiveQueue {
+    /// A queue of which no chain is in flight.
+    pub fn new(queue: Queue, kick: EventFd, interrupt: Arc<dyn Interrupt>) -> Self {
+        Self {
+            queue,
+            kick,
+            interrupt,
+            in_flight: InFlight::default(),
+        }
+    }
+
     /// How far it is.
     pub fn position(&self) -> QueuePosition {
         QueuePosition {
@@ -82,42 +122,55 @@ impl ActiveQueue {
         usize::from(self.queue.size())
     }
 
-    /// Takes the next chain, if there is one.
+    /// Takes the next chain, if there is one. It is in flight until it is completed or put back.
     ///
     /// # Errors
-    /// [`QueueError`] when the available ring is out of bounds or runs ahead by more than the queue's size.
+    /// [`QueueError`] when the available ring is out of bounds, runs ahead by more than the queue's size, or names a
+    /// chain that is in flight.
     pub fn pop(&mut self, memory: &Memory) -> Result<Option<Chain>, QueueError> {
-        let mut available = self.queue.iter(Memory::clone(memory)).map_err(QueueError)?;
-        let chain = available.next();
-        match chain {
-            // Such a chain has no descriptors and could never be completed.
-            Some(chain) if chain.head_index() >= self.queue.size() => {
-                Err(QueueError(virtio_queue::Error::InvalidDescriptorIndex))
-            }
-            chain => Ok(chain),
+        let Some(chain) = self.queue.iter(Memory::clone(memory))?.next() else {
+            return Ok(None);
+        };
+        let head = chain.head_index();
+        // Such a chain has no descriptors and could never be completed.
+        if head >= self.queue.size() {
+            return Err(virtio_queue::Error::InvalidDescriptorIndex.into());
         }
+        if !self.in_flight.set(head, true) {
+            return Err(QueueError::InFlightTwice(head));
+        }
+        Ok(Some(chain))
     }
 
-    /// Puts the chain that was popped last back, to be popped again. Only before another pop or completion.
-    pub fn put_back(&mut self) {
+    /// Puts the chain with this head, which was popped last, back to be popped again. Only before another pop or
+    /// completion.
+    pub fn put_back(&mut self, head: u16) {
+        self.in_flight.set(head, false);
         self.queue.go_to_previous_position();
     }
 
     /// Gives a chain back to the driver with `written` bytes in it. Tells nobody: see [`ActiveQueue::notify`].
     ///
     /// # Errors
-    /// [`QueueError`] when the used ring cannot be written.
+    /// [`QueueError`] when the used ring cannot be written, or the chain is not in flight.
     pub fn complete(&mut self, memory: &Memory, head: u16, written: u32) -> Result<(), QueueError> {
-        self.queue
-            .add_used(memory.as_ref(), head, written)
-            .map_err(QueueError)
+        self.land(head)?;
+        Ok(self.queue.add_used(memory.as_ref(), head, written)?)
+    }
+
+    fn land(&mut self, head: u16) -> Result<(), QueueError> {
+        if self.in_flight.set(head, false) {
+            Ok(())
+        } else {
+            Err(QueueError::NotInFlight(head))
+        }
     }
 
     /// Gives several chains back at once, in this order: the driver sees all of them or none. Signal it afterwards with
     /// [`ActiveQueue::notify`] **and** [`Interrupt::signal`] when there were several: event indexes count the last only.
     ///
     /// # Errors
-    /// [`QueueError`] when the used ring cannot be written.
+    /// [`QueueError`] when the used ring cannot be written, or a chain is not in flight.
     pub fn complete_together(
         &mut self,
         memory: &Memory,
@@ -129,16 +182,17 @@ impl ActiveQueue {
         let size = self.queue.size();
         let mut place = self.queue.next_used();
         for (head, written) in before {
+            self.land(*head)?;
             let index = place.checked_rem(size).unwrap_or(0);
             let entry = (USED_ENTRIES)
                 .saturating_add(u64::from(index).saturating_mul(USED_ENTRY))
                 .checked_add(self.queue.used_ring())
-                .ok_or(QueueError(virtio_queue::Error::AddressOverflow))?;
+                .ok_or(virtio_queue::Error::AddressOverflow)?;
             let [h0, h1] = head.to_le_bytes();
             let [w0, w1, w2, w3] = written.to_le_bytes();
             memory
                 .write_slice(&[h0, h1, 0, 0, w0, w1, w2, w3], GuestAddress(entry))
-                .map_err(|error| QueueError(virtio_queue::Error::GuestMemory(error)))?;
+                .map_err(virtio_queue::Error::GuestMemory)?;
             place = place.wrapping_add(1);
         }
         // The ring's index moves once, after everything was written.
@@ -151,11 +205,7 @@ impl ActiveQueue {
     /// # Errors
     /// [`QueueError`] when the available ring cannot be read.
     pub fn notify(&mut self, memory: &Memory) -> Result<(), QueueError> {
-        if self
-            .queue
-            .needs_notification(memory.as_ref())
-            .map_err(QueueError)?
-        {
+        if self.queue.needs_notification(memory.as_ref())? {
             self.interrupt.signal();
         }
         Ok(())
@@ -166,8 +216,6 @@ impl ActiveQueue {
     /// # Errors
     /// [`QueueError`] when the rings cannot be reached.
     pub fn rearm(&mut self, memory: &Memory) -> Result<bool, QueueError> {
-        self.queue
-            .enable_notification(memory.as_ref())
-            .map_err(QueueError)
+        Ok(self.queue.enable_notification(memory.as_ref())?)
     }
 }

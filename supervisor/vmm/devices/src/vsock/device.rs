@@ -265,7 +265,7 @@ impl Vsock {
             match self.muxer.send(memory, self.buffers.writable(), registrar) {
                 Some(written) => rx.complete(memory, head, written)?,
                 None => {
-                    rx.put_back();
+                    rx.put_back(head);
                     break;
                 }
             }

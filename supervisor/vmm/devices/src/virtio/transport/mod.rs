@@ -204,11 +204,8 @@ impl VirtioPci {
                 break;
             };
             debug_assert!(queue.ready());
-            let mut queue = ActiveQueue {
-                queue,
-                kick: kick.try_clone()?,
-                interrupt: Arc::new(QueueInterrupt::new(&self.interrupts, &lease, index)),
-            };
+            let interrupt = Arc::new(QueueInterrupt::new(&self.interrupts, &lease, index));
+            let mut queue = ActiveQueue::new(queue, kick.try_clone()?, interrupt);
             if let Some(position) = positions.get(index) {
                 queue.go_to(*position);
             }

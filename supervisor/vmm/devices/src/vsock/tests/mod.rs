@@ -246,10 +246,9 @@ impl Guest {
             queue.set_ready(true);
             queue
         };
-        let queues = (0..3).map(|index| ActiveQueue {
-            queue: queue(index),
-            kick: self.kicks[index].try_clone().expect("eventfd"),
-            interrupt: self.signals[index % 2].clone(),
+        let queues = (0..3).map(|index| {
+            let kick = self.kicks[index].try_clone().expect("eventfd");
+            ActiveQueue::new(queue(index), kick, self.signals[index % 2].clone())
         });
         let activation = Activation {
             memory: Arc::clone(&self.memory),
