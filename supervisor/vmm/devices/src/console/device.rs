@@ -6,14 +6,12 @@ use std::sync::Arc;
 use tracing::debug;
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use vm_memory::Bytes;
 
 use super::ConsoleSink;
 use crate::event_loop::{Interest, Ready, Registrar};
+use crate::scatter::{Buffers, View};
 use crate::state::QueuePosition;
-use crate::virtio::{
-    ActivateError, Activation, ActiveQueue, Chain, MAX_QUEUE_SIZE, Memory, QueueError, VirtioDevice,
-};
+use crate::virtio::{ActivateError, Activation, ActiveQueue, Memory, QueueError, VirtioDevice};
 
 /// Most bytes taken from one chain; the rest is dropped. A guest that queues gigabytes per kick does not hold the loop.
 pub const MAX_OUTPUT: usize = 64 * 1024;
@@ -36,6 +34,7 @@ struct Active {
 /// The device.
 pub struct Console {
     sink: Arc<dyn ConsoleSink>,
+    buffers: Buffers,
     active: Option<Active>,
 }
 
@@ -51,12 +50,20 @@ impl fmt::Debug for Console {
 impl Console {
     /// A console that prints to `sink`.
     pub fn new(sink: Arc<dyn ConsoleSink>) -> Self {
-        Self { sink, active: None }
+        Self {
+            sink,
+            buffers: Buffers::default(),
+            active: None,
+        }
     }
 }
 
 /// One turn; returns whether there may be more.
-fn turn(active: &mut Active, sink: &dyn ConsoleSink) -> Result<bool, QueueError> {
+fn turn(
+    active: &mut Active,
+    buffers: &mut Buffers,
+    sink: &dyn ConsoleSink,
+) -> Result<bool, QueueError> {
     let Active {
         memory, transmit, ..
     } = active;
@@ -66,7 +73,10 @@ fn turn(active: &mut Active, sink: &dyn ConsoleSink) -> Result<bool, QueueError>
             return transmit.rearm(memory);
         };
         let head = chain.head_index();
-        print(memory, chain, sink);
+        // A chain that cannot be read is given back like any other.
+        if buffers.load(chain, memory).is_ok() {
+            print(memory, buffers.readable(), sink);
+        }
         // Nothing is ever written to the driver's buffers.
         transmit.complete(memory, head, 0)?;
     }
@@ -74,32 +84,17 @@ fn turn(active: &mut Active, sink: &dyn ConsoleSink) -> Result<bool, QueueError>
     Ok(true)
 }
 
-/// Hands the readable bytes of a chain to the sink, up to [`MAX_OUTPUT`] and to the first buffer that is not memory.
-fn print(memory: &Memory, chain: Chain, sink: &dyn ConsoleSink) {
-    let mut left = MAX_OUTPUT;
+/// Hands the readable bytes of a chain to the sink, up to [`MAX_OUTPUT`].
+fn print(memory: &Memory, readable: View<'_>, sink: &dyn ConsoleSink) {
+    let (mut rest, _) = readable.split_at(MAX_OUTPUT);
     let mut chunk = [0; CHUNK];
-    for descriptor in chain.take(MAX_QUEUE_SIZE.into()) {
-        if descriptor.is_write_only() {
-            continue;
+    while !rest.is_empty() {
+        let count = rest.read(memory, &mut chunk);
+        match chunk.get(..count) {
+            Some(part) if !part.is_empty() => sink.write(part),
+            _ => return,
         }
-        let mut address = descriptor.addr();
-        let mut rest = usize::try_from(descriptor.len())
-            .unwrap_or(usize::MAX)
-            .min(left);
-        left = left.saturating_sub(rest);
-        while rest > 0 {
-            let len = rest.min(CHUNK);
-            let Some(part) = chunk.get_mut(..len) else {
-                return;
-            };
-            if memory.read_slice(part, address).is_err() {
-                return;
-            }
-            sink.write(part);
-            rest = rest.saturating_sub(len);
-            // Wraps only when the next read fails anyway.
-            address.0 = address.0.wrapping_add(u64::try_from(len).unwrap_or(0));
-        }
+        rest = rest.after(count);
     }
 }
 
@@ -141,7 +136,7 @@ impl VirtioDevice for Console {
             return;
         };
         active.transmit.drain_kick();
-        match turn(active, self.sink.as_ref()) {
+        match turn(active, &mut self.buffers, self.sink.as_ref()) {
             Ok(false) => {}
             Ok(true) => active.transmit.kick_again(),
             Err(error) => {

@@ -7,7 +7,7 @@ use casemate_vmm_control::ring_log::{HEADER_LEN, RING_LEN, RingLog};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Console, ConsoleSink, MAX_OUTPUT, RingFile};
-use crate::fake::{Activated, Descriptor, INDIRECT, MEMORY, NEXT, QUEUE, WRITE};
+use crate::fake::{Activated, INDIRECT, MEMORY, NEXT, QUEUE, WRITE};
 use crate::lock;
 
 #[derive(Default)]
@@ -32,7 +32,7 @@ fn console() -> (Activated, Arc<Printed>) {
 #[test]
 fn what_can_be_read_is_printed_and_the_chain_comes_back() {
     let (mut guest, printed) = console();
-    // Descriptors of the chain with head 0; memory at DATA holds letters.
+    // Descriptors of the chain with head 0; memory at DATA holds letters. Of a malformed chain nothing is used.
     for (name, chain, expected) in [
         ("plain", &[(DATA, 4, 0, 0)][..], "abcd"),
         ("empty", &[(DATA, 0, 0, 0)], ""),
@@ -41,7 +41,7 @@ fn what_can_be_read_is_printed_and_the_chain_comes_back() {
         (
             "writable first",
             &[(DATA, 2, WRITE | NEXT, 1), (DATA + 4, 2, 0, 0)],
-            "ef",
+            "",
         ),
         ("outside", &[(BAD, 4, 0, 0)], ""),
         ("over the end", &[(BAD - 2, 4, 0, 0)], ""),
@@ -49,10 +49,10 @@ fn what_can_be_read_is_printed_and_the_chain_comes_back() {
         (
             "good, then outside",
             &[(DATA, 2, NEXT, 1), (BAD, 2, 0, 0)],
-            "ab",
+            "",
         ),
-        ("self loop", &[(DATA, 1, NEXT, 0)], "aaaaaaaaaaaaaaaa"),
-        ("next is out of range", &[(DATA, 1, NEXT, 99)], "a"),
+        ("self loop", &[(DATA, 1, NEXT, 0)], ""),
+        ("next is out of range", &[(DATA, 1, NEXT, 99)], ""),
         ("indirect", &[(DATA + 0x100, 16, INDIRECT, 0)], "cd"),
         ("indirect, nested", &[(DATA + 0x110, 16, INDIRECT, 0)], ""),
         (
@@ -83,8 +83,7 @@ fn what_can_be_read_is_printed_and_the_chain_comes_back() {
 #[test]
 fn a_flood_is_cut_per_chain() {
     let (guest, printed) = console();
-    let huge: Descriptor = (0, 0x10_0000, NEXT, 1);
-    guest.offer(TRANSMIT, &[huge, (0, u32::MAX - 0x10_0000, 0, 0)], &[0; 3]);
+    guest.offer(TRANSMIT, &[(0, 0x10_0000, 0, 0)], &[0; 3]);
     guest.kick(TRANSMIT);
     assert_eq!(lock(&printed.0).len(), 3 * MAX_OUTPUT);
     assert_eq!(guest.used(TRANSMIT), [(0, 0); 3]);

@@ -7,15 +7,13 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tracing::{debug, error};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use vm_memory::Bytes;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::{Bucket, Clock};
 use crate::event_loop::{Interest, Ready, Registrar};
+use crate::scatter::{Buffers, View};
 use crate::state::QueuePosition;
-use crate::virtio::{
-    ActivateError, Activation, ActiveQueue, Chain, MAX_QUEUE_SIZE, Memory, QueueError, VirtioDevice,
-};
+use crate::virtio::{ActivateError, Activation, ActiveQueue, Memory, QueueError, VirtioDevice};
 
 /// Most bytes for one request: a guest that asks for 4 GiB gets these, and a second turn like everyone.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -43,6 +41,7 @@ struct Active {
 pub struct Rng {
     clock: Box<dyn Clock>,
     bucket: Bucket,
+    buffers: Buffers,
     /// Wakes the device when the bucket has something again.
     timer: TimerFd,
     active: Option<Active>,
@@ -66,6 +65,7 @@ impl Rng {
         Ok(Self {
             bucket: Bucket::new(BURST, PER_SECOND, clock.now()),
             clock,
+            buffers: Buffers::default(),
             timer: TimerFd::new()?,
             active: None,
         })
@@ -80,14 +80,20 @@ impl Rng {
                 break;
             };
             let head = chain.head_index();
-            let room = room(chain.clone());
-            let tokens = self.bucket.take(u64::from(room), self.clock.now());
-            if tokens == 0 && room > 0 {
+            if self.buffers.load(chain, memory).is_err() {
+                queue.complete(memory, head, 0)?;
+                continue;
+            }
+            let (room, _) = self.buffers.writable().split_at(MAX_REQUEST);
+            let wanted = u64::try_from(room.len()).unwrap_or(0);
+            let tokens = self.bucket.take(wanted, self.clock.now());
+            if tokens == 0 && wanted > 0 {
                 queue.put_back(head);
                 turn = Turn::OutOfTokens;
                 break;
             }
-            let written = u32::try_from(tokens).map_or(0, |len| fill(memory, chain, len));
+            let (room, _) = room.split_at(usize::try_from(tokens).unwrap_or(0));
+            let written = fill(memory, room);
             queue.complete(memory, head, written)?;
         }
         queue.notify(memory)?;
@@ -170,42 +176,14 @@ impl VirtioDevice for Rng {
     }
 }
 
-/// Bytes that a chain takes, up to [`MAX_REQUEST`].
-fn room(chain: Chain) -> u32 {
-    let most = u32::try_from(MAX_REQUEST).unwrap_or(u32::MAX);
-    chain
-        .take(MAX_QUEUE_SIZE.into())
-        .filter(|descriptor| descriptor.is_write_only())
-        .fold(0u32, |sum, descriptor| sum.saturating_add(descriptor.len()))
-        .min(most)
-}
-
-/// Fills the writable buffers of a chain with `len` random bytes in total; returns how many were written before the
-/// end or the first buffer that is not guest memory.
-fn fill(memory: &Memory, chain: Chain, len: u32) -> u32 {
-    let mut random = vec![0; usize::try_from(len).unwrap_or(0).min(MAX_REQUEST)];
+/// Fills `room` with random bytes; returns how many were written.
+fn fill(memory: &Memory, room: View<'_>) -> u32 {
+    let mut random = vec![0; room.len().min(MAX_REQUEST)];
     if let Err(error) = random_bytes(&mut random) {
         error!(%error, "the host has no random bytes");
         return 0;
     }
-    let mut rest = random.as_slice();
-    let mut written = 0u32;
-    for descriptor in chain.take(MAX_QUEUE_SIZE.into()) {
-        if !descriptor.is_write_only() {
-            continue;
-        }
-        let part = usize::try_from(descriptor.len()).unwrap_or(usize::MAX);
-        let (now, later) = rest.split_at(part.min(rest.len()));
-        if memory.write_slice(now, descriptor.addr()).is_err() {
-            break;
-        }
-        written = written.saturating_add(u32::try_from(now.len()).unwrap_or(0));
-        rest = later;
-        if rest.is_empty() {
-            break;
-        }
-    }
-    written
+    u32::try_from(room.write(memory, &random)).unwrap_or(0)
 }
 
 fn random_bytes(mut buffer: &mut [u8]) -> io::Result<()> {

@@ -8,6 +8,11 @@ fn packet(header: [u8; 12], frame: &[u8]) -> Vec<u8> {
 
 /// Buffers of `len` bytes, one per head.
 fn buffers(guest: &Guest, count: u16, len: u32) {
+    offer(guest, count, len, &(0..count).collect::<Vec<_>>());
+}
+
+/// Describes `count` buffers and makes those with these heads available.
+fn offer(guest: &Guest, count: u16, len: u32, heads: &[u16]) {
     let chains: Vec<Descriptor> = (0..count)
         .map(|index| {
             (
@@ -18,8 +23,7 @@ fn buffers(guest: &Guest, count: u16, len: u32) {
             )
         })
         .collect();
-    let heads: Vec<u16> = (0..count).collect();
-    guest.machine.offer(RX, &chains, &heads);
+    guest.machine.offer(RX, &chains, heads);
     guest.machine.kick(RX);
 }
 
@@ -62,14 +66,14 @@ fn a_frame_waits_until_there_are_buffers() {
         [],
         "one is not enough, and is not used up"
     );
-    buffers(&guest, 4, 1526);
+    offer(&guest, 5, 1526, &[1, 2, 3, 4]);
     let heads: Vec<u32> = guest
         .machine
         .used(RX)
         .iter()
         .map(|(head, _)| *head)
         .collect();
-    assert_eq!(heads, [0, 0, 1]);
+    assert_eq!(heads, [0, 1, 2]);
     assert_eq!(guest.counters.received(), 2);
 }
 
@@ -107,6 +111,22 @@ fn buffers_that_cannot_be_used_come_back_empty() {
         guest.incoming(&bytes);
         assert_eq!(guest.machine.used(RX), [(0, 0), (0, 72)], "after {name}");
     }
+}
+
+#[test]
+fn a_head_that_is_in_flight_is_refused_a_second_time() {
+    let guest = Guest::without(0);
+    offer(&guest, 1, 1526, &[0, 0]);
+    guest.incoming(&packet(PLAIN, &frame(OTHER, 0x0800, 3000)));
+    assert!(guest.machine.interrupt.is_broken());
+    assert_eq!(guest.machine.used(RX), []);
+    // One after the other is the driver's own affair.
+    let guest = Guest::without(0);
+    offer(&guest, 1, 1526, &[0, 0]);
+    for _ in 0..2 {
+        guest.incoming(&packet(PLAIN, &frame(OTHER, 0x0800, 60)));
+    }
+    assert_eq!(guest.machine.used(RX), [(0, 72), (0, 72)]);
 }
 
 #[test]
