@@ -40,6 +40,8 @@ mod throttle;
 
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod hostile;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,5 +1,7 @@
 //! Views of cut-up bytes, and moving them over the seam of two regions of memory.
 
+mod model;
+
 use std::io::{Seek as _, Write as _};
 use std::os::unix::net::UnixStream;
 

@@ -169,14 +169,63 @@ fn a_flood_of_requests_waits_in_the_guests_own_queue() {
     assert_eq!(read_all(&stream).0, b"hi");
 }
 
-#[test]
-fn connections_and_their_buffers_are_limited() {
+/// Two descriptors a connection are more than a process usually may have.
+fn allow_many_descriptors() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit {
         current: limit.maximum,
         ..limit
     };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).expect("own limit");
+}
+
+#[test]
+fn a_quiet_stream_answers_among_511_that_send_without_end() {
+    const BUSY: usize = 510;
+    const BUFFERS: u16 = 16;
+    allow_many_descriptors();
+    let manner = Manner {
+        rx_buffers: BUFFERS,
+        ..Manner::default()
+    };
+    let (service, link) = Service::new();
+    let mut guest = Guest::new(manner, vec![(LinkKind::Rpc, link)]);
+    let busy: Vec<_> = (0..BUSY).map(|_| guest.join(&service, 600)).collect();
+    // To the service: one stream whose reader has stalled, and a guest that goes on about it.
+    let (stalled, _nobody_reads) = guest.join(&service, 601);
+    fill(&mut guest, stalled, 601);
+    let (control, handler) = guest.join(&service, 602);
+    // To the guest: every other stream has more than the guest takes in this test.
+    let flood = |busy: &[(u32, UnixStream)]| {
+        for (_, stream) in busy {
+            write_some(stream, &[0; 16 << 10]);
+        }
+    };
+    for round in 0..3 {
+        flood(&busy);
+        for _ in 0..32 {
+            guest.queue(&Packet::new(stalled, 601, CREDIT_REQUEST));
+        }
+        guest.queue(&Packet::new(control, 602, DATA).data(b"call"));
+        guest.run_without_reading();
+        assert_eq!(read_all(&handler).0, b"call", "round {round}");
+        guest.inbox.clear();
+        write_some(&handler, b"answer");
+        flood(&busy);
+        guest.run();
+        let answer = |packet: &Packet| packet.destination == control && packet.operation == DATA;
+        let before = guest.inbox.iter().position(answer).expect("it came");
+        // What was under way, then each of the others at most twice: before the loop has seen the answer, and after.
+        let most = usize::from(BUFFERS) + 2 * (BUSY + 1);
+        assert!(before <= most, "round {round}: after {before} packets");
+        let behind = guest.inbox.len() - before;
+        assert!(behind > BUSY, "round {round}: the others had more to say");
+    }
+}
+
+#[test]
+fn connections_and_their_buffers_are_limited() {
+    allow_many_descriptors();
     let (mut guest, service) = Guest::with_service();
     let mut streams = Vec::new();
     let mut promised = 0_u64;
