@@ -90,9 +90,6 @@ fn indexes() -> Vec<Case> {
         many(machine, BEFORE_WRAP);
         machine.good();
         many(machine, OVER_WRAP);
-    }));
-    cases.push(Case::new(ROW, "index_jumps_at_the_wrap", |machine| {
-        many(machine, BEFORE_WRAP);
         machine.jump(QUEUE + 1);
     }));
     cases

@@ -9,7 +9,7 @@ use virtio_queue::{Queue, QueueT as _};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::super::{BadChain, Buffers, View};
+use super::super::{BadChain, Buffers, MAX_DESCRIPTORS, View};
 use crate::fake::{FakeInterrupt, INDIRECT, NEXT, WRITE};
 use crate::virtio::{ActiveQueue, Memory};
 
@@ -233,6 +233,33 @@ fn advance(picked: &mut [usize], choices: &[Vec<Node>]) -> bool {
         *pick = 0;
     }
     false
+}
+
+#[test]
+fn empty_buffers_count() {
+    let mut loader = Loader::new(2);
+    for (count, expected) in [
+        (MAX_DESCRIPTORS, Ok((Vec::new(), Vec::new()))),
+        (MAX_DESCRIPTORS + 1, Err(BadChain::TooLong)),
+    ] {
+        let nodes: Vec<Node> = (1..=count)
+            .map(|next| Node {
+                address: BUFFERS,
+                len: 0,
+                flags: if next < count { NEXT } else { 0 },
+                next: u16::try_from(next).expect("few"),
+            })
+            .collect();
+        loader.table(INDIRECT_TABLE, &nodes);
+        let head = Node {
+            address: INDIRECT_TABLE,
+            len: u32::try_from(16 * count).expect("small"),
+            flags: INDIRECT,
+            next: 0,
+        };
+        loader.table(TABLE, &[head]);
+        assert_eq!(loader.load(0), expected, "{count}");
+    }
 }
 
 #[test]
