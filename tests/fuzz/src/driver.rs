@@ -2,7 +2,8 @@
 //!
 //! An input is one byte of flags and an image of guest memory from address 0. Queue `q` has 16 entries: descriptors at
 //! `0x200 * q`, the available ring 0x100 and the used ring 0x140 bytes behind. Flags: bit 0 negotiates event indexes,
-//! bit 1 is the target's own, and when bits 4 to 7 are not zero everything comes once more, with so many new heads in each queue.
+//! bit 1 is the target's own, bit 2 negotiates everything else that the device offers, and when bits 4 to 7 are not
+//! zero everything comes once more, with so many new heads in each queue.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,6 +29,8 @@ pub const ENTRIES: u16 = 16;
 pub const EVENT_INDEX: u8 = 1;
 /// Flag: what the target makes of it.
 pub const OWN: u8 = 2;
+/// Flag: every feature of the device itself is negotiated.
+pub const FEATURES: u8 = 4;
 
 /// Feature bits.
 const RING_INDIRECT_DESC: u64 = 1 << 28;
@@ -52,7 +55,7 @@ pub fn play(device: impl VirtioDevice + 'static, input: &[u8], mut between: impl
         return;
     };
     let mut driver = Driver::new(Arc::new(Mutex::new(device)));
-    driver.activate(flags & EVENT_INDEX != 0);
+    driver.activate(*flags);
     driver.fill(image);
     driver.kick();
     between();
@@ -86,18 +89,21 @@ impl Driver {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn activate(&mut self, event_index: bool) {
-        let (count, offered) = {
+    fn activate(&mut self, flags: u8) {
+        let mut wanted = RING_INDIRECT_DESC | VERSION_1;
+        if flags & FEATURES != 0 {
+            wanted |= !RING_EVENT_IDX;
+        }
+        if flags & EVENT_INDEX != 0 {
+            wanted |= RING_EVENT_IDX;
+        }
+        let (count, features) = {
             let device = self.device();
-            (device.queue_sizes().len(), device.features())
+            let features = wanted & (device.features() | VERSION_1);
+            (device.queues_needed(features), features)
         };
         let kick = || EventFd::new(EFD_NONBLOCK).expect("eventfd");
         self.kicks = (0..count).map(|_| kick()).collect();
-        let mut wanted = RING_INDIRECT_DESC | VERSION_1;
-        if event_index {
-            wanted |= RING_EVENT_IDX;
-        }
-        let features = wanted & (offered | VERSION_1);
         let queues = (0u64..).zip(&self.kicks).map(|(index, kick)| {
             let queue = queue(index, features & RING_EVENT_IDX != 0);
             ActiveQueue::new(queue, kick.try_clone().expect("eventfd"), Arc::new(Silence))

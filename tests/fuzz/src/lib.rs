@@ -1,4 +1,5 @@
-//! What the fuzz targets share: properties of wires, a driver with arbitrary queues, a machine with arbitrary accesses.
+//! What the fuzz targets share: properties of wires, a queue and a driver with arbitrary queues, a machine with
+//! arbitrary accesses.
 //!
 //! A target asks for more than that nothing panics: what was decoded can be sent again, pieces make no difference, a
 //! device comes to rest and lets go of memory at reset. What is checked here is written beside each check.
@@ -10,6 +11,7 @@ pub mod driver;
 pub mod input;
 pub mod machine;
 pub mod policy;
+pub mod queue;
 pub mod session;
 pub mod vectors;
 pub mod wires;

@@ -1,7 +1,8 @@
 //! Seeds of a guest's machine: queues with good requests, and a driver that finds and starts devices.
 
-use casemate_fuzz::driver::{AVAILABLE, ENTRIES, EVENT_INDEX, OWN, QUEUE_STRIDE};
+use casemate_fuzz::driver::{AVAILABLE, ENTRIES, EVENT_INDEX, FEATURES, OWN, QUEUE_STRIDE};
 use casemate_fuzz::machine::Space;
+use casemate_fuzz::queue::Step;
 
 use crate::Seed;
 
@@ -54,26 +55,26 @@ impl Image {
 
 pub(crate) fn all() -> Vec<Seed> {
     let mut seeds = vec![
-        ("console_queue", "print", console()),
-        ("rng_queue", "fill", rng()),
-        ("blk_queue", "read_write", blk(EVENT_INDEX, 0, 1)),
-        ("blk_queue", "write_read_only", blk(OWN, 1, 8)),
-        ("blk_queue", "flush_identify", blk(0x20, 4, 8)),
-        ("blk_queue", "discard", ranges(11)),
-        ("blk_queue", "write_zeroes", ranges(13)),
-        ("blk_queue", "indirect", indirect()),
+        ("console", "print", console()),
+        ("rng", "fill", rng()),
+        ("blk_req", "read_write", blk(EVENT_INDEX, 0, 1)),
+        ("blk_req", "write_read_only", blk(OWN, 1, 8)),
+        ("blk_req", "flush_identify", blk(0x20, 4, 8)),
+        ("blk_req", "discard", ranges(11)),
+        ("blk_req", "write_zeroes", ranges(13)),
+        ("blk_req", "indirect", indirect()),
         (
-            "vsock_queue",
+            "vsock_pkt",
             "connect",
             vsock(0x10, &[(1, 0, 0, b""), (5, 0, 16, b"from the guest..")]),
         ),
         (
-            "vsock_queue",
+            "vsock_pkt",
             "shutdown",
             vsock(OWN | 0x10, &[(1, 0, 0, b""), (4, 3, 0, b"")]),
         ),
         (
-            "vsock_queue",
+            "vsock_pkt",
             "credit",
             vsock(
                 EVENT_INDEX,
@@ -81,15 +82,22 @@ pub(crate) fn all() -> Vec<Seed> {
             ),
         ),
         (
-            "vsock_queue",
+            "vsock_pkt",
             "refused",
             vsock(0, &[(5, 0, 4, b"lost"), (3, 0, 0, b"")]),
         ),
+        ("net_tx", "plain", net(0, [0; 12], 60)),
+        ("net_tx", "segments", net(FEATURES | 0x10, SEGMENTS, 400)),
+        ("net_tx", "merged", net(FEATURES | EVENT_INDEX, [0; 12], 80)),
+        ("balloon", "inflate", balloon(0)),
+        ("balloon", "report", balloon(FEATURES)),
+        ("balloon", "hint", balloon(FEATURES | OWN | 0x10)),
+        ("virtqueue_ops", "answers", operations()),
         ("msix", "send", msix()),
-        ("pci_config", "scan", scan()),
+        ("pci_cfg", "scan", scan()),
     ];
     for (name, function) in [("blk", 1), ("rng", 2), ("console", 3), ("vsock", 4)] {
-        seeds.push(("pci_config", name, start(function)));
+        seeds.push(("pci_cfg", name, start(function)));
     }
     seeds
 }
@@ -186,6 +194,66 @@ fn vsock(flags: u8, packets: &[(u16, u32, u32, &[u8])]) -> Vec<u8> {
         .queue(0, &buffers, &[0, 1, 2, 3, 4, 5, 6, 7])
         .queue(1, &table, &heads)
         .0
+}
+
+/// A header that leaves a checksum and cutting to the receiver.
+const SEGMENTS: [u8; 12] = [1, 1, 54, 0, 100, 0, 34, 0, 16, 0, 0, 0];
+
+/// A frame of the guest's own in two buffers, and buffers for what comes.
+fn net(flags: u8, header: [u8; 12], len: usize) -> Vec<u8> {
+    let mut frame = [[2, 0, 0, 0, 0, 8], [2, 0, 0, 0, 0, 7]].concat();
+    frame.extend([8, 0]);
+    frame.resize(len, 0);
+    // The length of the TCP header.
+    frame[46] = 5 << 4;
+    let len = u32::try_from(len).expect("small");
+    let buffers: Vec<Descriptor> = (0..8)
+        .map(|slot| (0x1000 + 0x800 * slot, 0x800, WRITE, 0))
+        .collect();
+    Image::new(flags)
+        .queue(0, &buffers, &[0, 1, 2, 3, 4, 5, 6, 7])
+        .queue(1, &[(0x600, 12, NEXT, 1), (0x700, len, 0, 0)], &[0])
+        .put(0x600, &header)
+        .put(0x700, &frame)
+        .0
+}
+
+/// Pages given by number, taken back, hinted at and reported.
+fn balloon(flags: u8) -> Vec<u8> {
+    let list = [8_u32, 9, 3].map(u32::to_le_bytes).concat();
+    let numbers = [(0x900, 12, 0, 0)];
+    let pages = [(0x4000, 0x2000, WRITE | NEXT, 1), (0x8000, 0x1000, WRITE, 0)];
+    Image::new(flags)
+        .queue(0, &numbers, &[0])
+        .queue(1, &numbers, &[0])
+        .queue(2, &[(0x910, 4, 0, 0), pages[1]], &[0, 1])
+        .queue(3, &pages, &[0])
+        .put(0x900, &list)
+        .put(0x910, &2_u32.to_le_bytes())
+        .0
+}
+
+/// Three chains that are taken, put back, and given back in another order.
+fn operations() -> Vec<u8> {
+    let step = |what: Step, number: u8, place: u16, value: u32| {
+        let place = place.to_le_bytes();
+        [&[what as u8, number][..], &place, &value.to_le_bytes()].concat()
+    };
+    let mut steps = vec![vec![1]];
+    for head in 0..3_u8 {
+        let entry = u16::from(head) * 16;
+        steps.push(step(Step::Write, 3, entry, 0x1000));
+        steps.push(step(Step::Write, 3, entry + 8, 0x40));
+        steps.push(step(Step::Offer, 0, 0, head.into()));
+    }
+    steps.push(step(Step::Pop, 0, 0, 0));
+    steps.push(step(Step::PutBack, 0, 0, 0));
+    steps.extend((0..3).map(|_| step(Step::Pop, 0, 0, 0)));
+    steps.push(step(Step::Complete, 1, 0, 16));
+    steps.push(step(Step::Notify, 0, 0, 0));
+    steps.push(step(Step::CompleteTogether, 0, 0, 0));
+    steps.push(step(Step::Notify, 0, 0, 0));
+    steps.concat()
 }
 
 /// A step of the MSI-X target: what, width as a power of two, offset, value.
