@@ -1,7 +1,6 @@
 //! In the VM, as root: services, file copy, volumes; trusts nothing from the network.
 
 mod boot;
-mod filecopy;
 mod options;
 mod rpc;
 mod services;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use casemate_filecopy::Choice;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
         transport::Transport,
         vchan::Vchan,
     },
-    services::{Service, keys},
+    services::{Service, filecopy::status, keys},
     tools::{
         client::{self, CallOptions},
         pdf, qvm,
@@ -106,11 +107,19 @@ enum Verb {
         #[command(subcommand)]
         service: Service,
     },
+    /// Lists the copies that are coming into this account, with bytes, rate and what is left of the present file.
+    Incoming {
+        /// As JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// Sends files as a copy stream on stdout.
     #[command(hide = true)]
     SendFiles {
         #[arg(long)]
         quiet: bool,
+        #[arg(long)]
+        ignore_symlinks: bool,
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -150,6 +159,9 @@ enum Verb {
         /// Show no progress.
         #[arg(long)]
         without_progress: bool,
+        /// Leave out symbolic links.
+        #[arg(long)]
+        ignore_symlinks: bool,
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -169,6 +181,9 @@ enum Verb {
         #[arg(long)]
         without_progress: bool,
         target: String,
+        /// Leave out symbolic links.
+        #[arg(long)]
+        ignore_symlinks: bool,
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -277,6 +292,7 @@ impl Options {
             Verb::MountPrivate => boot::private::run().map(|()| 0),
             Verb::WindowMemory { user } => boot::window_memory::run(&user).map(|()| 0),
             Verb::Service { service } => service.run(),
+            Verb::Incoming { json } => status::list(json),
             Verb::PdfPages { file } => pdf::pages(&file),
             Verb::KeysProxy {
                 listen,
@@ -284,7 +300,16 @@ impl Options {
                 service,
             } => keys::proxy(&listen, &target, &service),
             Verb::ConvertPdf { file } => pdf::convert(&file),
-            Verb::SendFiles { files, quiet } => qvm::send_files(&files, quiet),
+            Verb::SendFiles {
+                files,
+                quiet,
+                ignore_symlinks,
+            } => {
+                let choice = Choice {
+                    ignore_links: ignore_symlinks,
+                };
+                qvm::send_files(&files, choice, quiet)
+            }
             Verb::ClientVm {
                 options,
                 target,
@@ -294,21 +319,23 @@ impl Options {
             Verb::Copy {
                 files,
                 without_progress,
-            } => qvm::copy("@default", &files, false, without_progress),
+                ignore_symlinks,
+            } => qvm::copy("@default", &files, without_progress, ignore_symlinks),
             Verb::Move {
                 files,
                 without_progress,
-            } => qvm::copy("@default", &files, true, without_progress),
+            } => qvm::move_away("@default", &files, without_progress),
             Verb::CopyToVm {
                 target,
                 files,
                 without_progress,
-            } => qvm::copy(&target, &files, false, without_progress),
+                ignore_symlinks,
+            } => qvm::copy(&target, &files, without_progress, ignore_symlinks),
             Verb::MoveToVm {
                 target,
                 files,
                 without_progress,
-            } => qvm::copy(&target, &files, true, without_progress),
+            } => qvm::move_away(&target, &files, without_progress),
             Verb::OpenInVm { target, file } => qvm::open(&target, file),
             Verb::OpenInDvm { file } => qvm::open("@dispvm", file),
             Verb::RunVm {

@@ -86,31 +86,39 @@ impl Header {
 
 /// What the receiver says at the end, or as soon as it refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    /// 0, an errno, or [`ENDED_INSIDE`].
-    pub(crate) error: u32,
+pub struct Outcome {
+    /// 0, an errno, or 31 415 926: the input ended inside an entry, let the sender explain.
+    pub error: u32,
     /// CRC-32 of everything read.
-    pub(crate) crc: u32,
-    /// Name of the entry that was being received.
-    pub(crate) last_name: Vec<u8>,
+    pub crc: u32,
+    /// Name of the entry that was being received; none of an entry whose name was not taken in.
+    pub last_name: Option<Vec<u8>>,
 }
 
 impl Outcome {
     /// Writes the outcome: 16 bytes, then the last name.
-    pub(crate) fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(20 + self.last_name.len());
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(16);
         bytes.extend(self.error.to_le_bytes());
         bytes.extend([0; 4]);
         bytes.extend(u64::from(self.crc).to_le_bytes());
-        let length = u32::try_from(self.last_name.len()).unwrap_or(0);
-        bytes.extend(length.to_le_bytes());
-        bytes.extend_from_slice(self.last_name.get(..length as usize).unwrap_or_default());
+        if let Some(name) = &self.last_name {
+            let length = u32::try_from(name.len()).unwrap_or(0);
+            bytes.extend(length.to_le_bytes());
+            bytes.extend_from_slice(name.get(..length as usize).unwrap_or_default());
+        }
         out.write_all(&bytes)?;
         out.flush()
     }
 
     /// Reads an outcome; the name is optional.
-    pub(crate) fn read(input: &mut impl Read) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Those of `input`, and an end inside the outcome.
+    pub fn read(input: &mut impl Read) -> io::Result<Self> {
         let mut fixed = [0; 16];
         input.read_exact(&mut fixed)?;
         let (words, _) = fixed.as_chunks::<4>();
@@ -121,9 +129,9 @@ impl Outcome {
                 let length = u32::from_le_bytes(length).min(MAX_NAME + 1);
                 let mut name = vec![0; length as usize];
                 input.read_exact(&mut name)?;
-                name
+                Some(name)
             }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
             Err(error) => return Err(error),
         };
         Ok(Self {
@@ -153,17 +161,16 @@ mod tests {
         let outcome = Outcome {
             error: 17,
             crc: 0xdead_beef,
-            last_name: b"a/b".to_vec(),
+            last_name: Some(b"a/b".to_vec()),
         };
         let mut bytes = Vec::new();
         outcome.write(&mut bytes).unwrap();
         assert_eq!(Outcome::read(&mut bytes.as_slice()).unwrap(), outcome);
-        assert!(
-            Outcome::read(&mut bytes[..16].as_ref())
-                .unwrap()
-                .last_name
-                .is_empty()
-        );
+        let nameless = Outcome::read(&mut bytes[..16].as_ref()).unwrap();
+        assert_eq!(nameless.last_name, None);
+        let mut again = Vec::new();
+        nameless.write(&mut again).unwrap();
+        assert_eq!(again, bytes[..16]);
         assert!(Outcome::read(&mut bytes[..15].as_ref()).is_err());
     }
 }

@@ -2,46 +2,105 @@
 
 use super::safe::RANGES;
 
-/// A name that was checked: relative, every component plain, every character safe to show.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct EntryName {
-    text: String,
+/// Longest name in bytes, one less than what a path of the kernel holds: nothing lands that no program can name.
+const MAX_PATH: usize = 4095;
+
+/// Most components of a name: no tree that programs cannot walk.
+const MAX_DEPTH: usize = 64;
+
+/// Which characters names and targets may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Characters {
+    /// Those that can be shown without harm.
+    #[default]
+    Safe,
+    /// All, and bytes that are no text; the caller's policy allowed it.
+    Any,
 }
 
-/// A name that is refused; becomes EILSEQ.
+impl Characters {
+    fn allow(self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Safe => {
+                str::from_utf8(bytes).is_ok_and(|text| text.chars().all(|c| c == '/' || is_safe(c)))
+            }
+        }
+    }
+}
+
+/// A name that was checked: relative, every component plain, every character allowed, within bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EntryName {
+    bytes: Vec<u8>,
+}
+
+/// Why a name is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct UnsafeName;
+pub(super) enum BadName {
+    /// Not relative, not plain, or with unsafe characters; becomes EILSEQ.
+    Unsafe,
+    /// Longer or deeper than [`MAX_PATH`] and [`MAX_DEPTH`]; becomes ENAMETOOLONG.
+    TooLong,
+}
 
 impl EntryName {
-    /// Checks a name. Backslashes, quotes, colons and leading dashes pass: they mean nothing to a file system.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, UnsafeName> {
-        let text = str::from_utf8(bytes).map_err(|_| UnsafeName)?;
-        let plain = |component: &str| !matches!(component, "" | "." | "..");
-        if !text.split('/').all(plain) || !text.chars().all(|c| c == '/' || is_safe(c)) {
-            return Err(UnsafeName);
+    /// Checks a name without NUL. Backslashes, quotes, colons and leading dashes pass: they mean nothing to a file
+    /// system. How long a component may be is the file system's to say.
+    pub(super) fn parse(bytes: &[u8], characters: Characters) -> Result<Self, BadName> {
+        let mut components = bytes.split(|byte| *byte == b'/');
+        let plain = |component: &[u8]| !matches!(component, b"" | b"." | b"..");
+        if !components.all(plain) || !characters.allow(bytes) {
+            return Err(BadName::Unsafe);
         }
-        Ok(Self {
-            text: text.to_owned(),
-        })
+        let name = Self {
+            bytes: bytes.to_owned(),
+        };
+        if bytes.len() > MAX_PATH || name.depth() > MAX_DEPTH {
+            return Err(BadName::TooLong);
+        }
+        Ok(name)
     }
 
-    /// The directories above, from the top.
-    pub(super) fn parents(&self) -> impl Iterator<Item = &str> {
-        self.text
-            .rsplit_once('/')
-            .map(|(parents, _)| parents)
-            .into_iter()
-            .flat_map(|parents| parents.split('/'))
+    /// The name of the directory that holds the entry; none at the top.
+    pub(super) fn parent(&self) -> Option<&[u8]> {
+        let slash = self.bytes.iter().rposition(|byte| *byte == b'/')?;
+        self.bytes.get(..slash)
     }
 
     /// The last component.
-    pub(super) fn base(&self) -> &str {
-        self.text.rsplit('/').next().unwrap_or(&self.text)
+    pub(super) fn base(&self) -> &[u8] {
+        self.bytes
+            .rsplit(|byte| *byte == b'/')
+            .next()
+            .unwrap_or(&self.bytes)
     }
 
     /// How many components the name has.
     pub(super) fn depth(&self) -> usize {
-        self.text.split('/').count()
+        self.bytes.split(|byte| *byte == b'/').count()
+    }
+}
+
+/// A name that every receiver takes, as near as possible to `name`: unsafe characters become `_`, the end of a long one
+/// is kept, because it says what kind of file it is.
+pub fn plain_name(name: &str) -> String {
+    /// Longest component that file systems take, in bytes.
+    const MAX: usize = 255;
+    let safe: Vec<char> = name
+        .chars()
+        .map(|c| if is_safe(c) && c != '/' { c } else { '_' })
+        .collect();
+    let mut length = 0;
+    let kept = safe.iter().rev().take_while(|c| {
+        length += c.len_utf8();
+        length <= MAX
+    });
+    let mut kept: Vec<char> = kept.copied().collect();
+    kept.reverse();
+    match kept.into_iter().collect::<String>() {
+        name if matches!(name.as_str(), "" | "." | "..") => "file".to_owned(),
+        name => name,
     }
 }
 
@@ -56,12 +115,15 @@ pub(super) enum BadLink {
 
 /// Checks a link at `name`: no link at the top, relative, no more leading `..` than there are directories to leave
 /// below the top one, and none after a plain component.
-pub(super) fn check_link(name: &EntryName, target: &[u8]) -> Result<(), BadLink> {
-    let text = str::from_utf8(target).map_err(|_| BadLink::Unsafe)?;
-    if text.is_empty() || text.starts_with('/') {
+pub(super) fn check_link(
+    name: &EntryName,
+    target: &[u8],
+    characters: Characters,
+) -> Result<(), BadLink> {
+    if target.is_empty() || target.starts_with(b"/") {
         return Err(BadLink::Escapes);
     }
-    if !text.chars().all(|c| c == '/' || is_safe(c)) {
+    if !characters.allow(target) {
         return Err(BadLink::Unsafe);
     }
     let Some(may_leave) = name.depth().checked_sub(2) else {
@@ -69,18 +131,19 @@ pub(super) fn check_link(name: &EntryName, target: &[u8]) -> Result<(), BadLink>
     };
     let mut left = 0;
     let mut entered = false;
-    for component in text.split('/') {
+    for component in target.split(|byte| *byte == b'/') {
         match component {
-            "" | "." => {}
-            ".." if entered || left == may_leave => return Err(BadLink::Escapes),
-            ".." => left += 1,
+            b"" | b"." => {}
+            b".." if entered || left == may_leave => return Err(BadLink::Escapes),
+            b".." => left += 1,
             _ => entered = true,
         }
     }
     Ok(())
 }
 
-fn is_safe(c: char) -> bool {
+/// Whether a character may be shown: it neither moves anything on a screen nor hides.
+pub(super) fn is_safe(c: char) -> bool {
     let point = u32::from(c);
     if point < 0x7f {
         return point >= 0x20;
@@ -124,7 +187,7 @@ mod tests {
             ("\u{feff}a".as_bytes(), false),
         ] {
             assert_eq!(
-                EntryName::parse(name).is_ok(),
+                EntryName::parse(name, Characters::Safe).is_ok(),
                 ok,
                 "{:?}",
                 String::from_utf8_lossy(name)
@@ -147,9 +210,9 @@ mod tests {
             ("x/l", "", Err(BadLink::Escapes)),
             ("x/l", "a\u{202e}", Err(BadLink::Unsafe)),
         ] {
-            let name = EntryName::parse(name.as_bytes()).unwrap();
+            let name = EntryName::parse(name.as_bytes(), Characters::Safe).unwrap();
             assert_eq!(
-                check_link(&name, target.as_bytes()),
+                check_link(&name, target.as_bytes(), Characters::Safe),
                 expected,
                 "{name:?} -> {target}"
             );
@@ -158,16 +221,53 @@ mod tests {
 
     #[test]
     fn components() {
-        let name = EntryName::parse(b"a/b/c").unwrap();
+        let name = EntryName::parse(b"a/b/c", Characters::Safe).unwrap();
         assert_eq!(
-            (
-                name.parents().collect::<Vec<_>>(),
-                name.base(),
-                name.depth()
-            ),
-            (vec!["a", "b"], "c", 3)
+            (name.parent(), name.base(), name.depth()),
+            (Some(&b"a/b"[..]), &b"c"[..], 3)
         );
-        let top = EntryName::parse(b"c").unwrap();
-        assert_eq!((top.parents().count(), top.base()), (0, "c"));
+        let top = EntryName::parse(b"c", Characters::Safe).unwrap();
+        assert_eq!((top.parent(), top.base()), (None, &b"c"[..]));
+    }
+
+    #[test]
+    fn any_characters_are_still_a_plain_path() {
+        for (name, expected) in [
+            (&b"a\xff\n\x1b"[..], Ok(())),
+            ("a\u{202e}b/c".as_bytes(), Ok(())),
+            (b"a/../b", Err(BadName::Unsafe)),
+            (b"/a", Err(BadName::Unsafe)),
+            (b"", Err(BadName::Unsafe)),
+        ] {
+            let parsed = EntryName::parse(name, Characters::Any).map(|_| ());
+            assert_eq!(parsed, expected, "{}", name.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn names_are_made_plain() {
+        for (name, plain) in [
+            ("report.pdf", "report.pdf"),
+            ("Über 漢.txt", "Über 漢.txt"),
+            ("a\u{202e}fdp.exe", "a_fdp.exe"),
+            ("a/b\n", "a_b_"),
+            ("..", "file"),
+            ("", "file"),
+        ] {
+            assert_eq!(plain_name(name), plain);
+        }
+        let long = plain_name(&("漢".repeat(200) + ".txt"));
+        assert!(long.len() <= 255 && long.len() > 250 && long.ends_with(".txt"));
+    }
+
+    #[test]
+    fn bounds() {
+        let parse = |name: String| EntryName::parse(name.as_bytes(), Characters::Safe).map(|_| ());
+        let deep = |depth: usize| vec!["d"; depth].join("/");
+        assert_eq!(parse(deep(MAX_DEPTH)), Ok(()));
+        assert_eq!(parse(deep(MAX_DEPTH + 1)), Err(BadName::TooLong));
+        assert_eq!(parse("a".repeat(MAX_PATH)), Ok(()));
+        assert_eq!(parse("a".repeat(MAX_PATH + 1)), Err(BadName::TooLong));
+        assert_eq!(parse("a/".repeat(100)), Err(BadName::Unsafe));
     }
 }

@@ -1,72 +1,72 @@
-//! The receiver: parses the stream, checks each entry, writes it below one directory.
+//! The receiver: parses the stream, checks each entry, has it land below one directory.
 
 use std::{
-    fs::File,
     io::{self, Read, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
 };
 
-use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps},
-    io::Errno,
-};
+use rustix::io::Errno;
 
 use super::{
-    header::{ENDED_INSIDE, HEADER, Header, Kind, MAX_NAME, Outcome},
-    names::{BadLink, EntryName, check_link},
+    header::{HEADER, Header, Kind, MAX_NAME, Outcome},
+    land::{self, FreshFile, Parent},
+    names::{BadLink, BadName, Characters, EntryName, check_link},
+    refusal::Refusal,
+    sparse::SparseWriter,
 };
 
 /// Bytes moved at once.
 const CHUNK: usize = 256 * 1024;
 
-/// How a receive ended; decides result and exit status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    /// An errno of the specification's list or of the file system.
-    Errno(Errno),
-    /// A directory's name error: the reference sends it with the wrong sign, and senders know that.
-    Unnegated(Errno),
-    /// The input ended inside an entry.
-    EndedInside,
-    /// Times that cannot be: the reference says nothing and exits 1.
-    Silent,
+/// What a receiver takes; what every receiver refuses is no rule.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    /// Names and targets may have any characters; they are still plain relative paths.
+    pub any_characters: bool,
+    /// One regular file at the top and nothing else.
+    pub one_file: bool,
+    /// Most bytes of files and link targets together.
+    pub max_bytes: Option<u64>,
+    /// Most entries; a directory counts twice, as it is sent.
+    pub max_entries: Option<u64>,
 }
 
-impl From<Errno> for Refusal {
-    fn from(errno: Errno) -> Self {
-        Self::Errno(errno)
-    }
-}
-
-impl Refusal {
-    fn code(self) -> Option<u32> {
-        let number = |errno: Errno| u32::try_from(errno.raw_os_error()).unwrap_or(u32::MAX);
-        match self {
-            Self::Errno(errno) => Some(number(errno)),
-            Self::Unnegated(errno) => Some(number(errno).wrapping_neg()),
-            Self::EndedInside => Some(ENDED_INSIDE),
-            Self::Silent => None,
-        }
-    }
+/// How far a copy is.
+#[derive(Clone, Debug, Default)]
+pub struct Received {
+    /// Bytes of files and link targets so far.
+    pub bytes: u64,
+    /// Entries that have begun.
+    pub entries: u64,
+    /// Bytes of the present file that are still to come; the stream does not say how many files follow.
+    pub left: u64,
+    /// Name of the present entry as it came; unchecked when it is refused.
+    pub name: Vec<u8>,
 }
 
 /// Receives a whole stream from `input` into the directory `root`, writes the outcome to `output`, and returns the
-/// exit status: 0, or the low byte of the error.
+/// exit status: 0, or the low byte of the error. `progress` is told often; it must be cheap.
 ///
 /// # Errors
 /// Only when the outcome cannot be written; the peer is gone then.
-pub(crate) fn receive(
+pub fn receive(
     root: &OwnedFd,
+    rules: &Rules,
     input: &mut impl Read,
     output: &mut impl Write,
+    progress: &mut dyn FnMut(&Received),
 ) -> io::Result<u8> {
     let mut stream = Stream {
+        root,
+        rules,
         input,
         crc: crc32fast::Hasher::new(),
-        last_name: Vec::new(),
+        last_name: Some(Vec::new()),
+        received: Received::default(),
+        progress,
     };
     let result = stream
-        .entries(root)
+        .entries()
         .and_then(|()| Ok(rustix::fs::syncfs(root)?));
     let code = match result {
         Ok(()) => 0,
@@ -85,32 +85,52 @@ pub(crate) fn receive(
 }
 
 struct Stream<'a, R> {
+    root: &'a OwnedFd,
+    rules: &'a Rules,
     input: &'a mut R,
     crc: crc32fast::Hasher,
-    last_name: Vec<u8>,
+    last_name: Option<Vec<u8>>,
+    received: Received,
+    progress: &'a mut dyn FnMut(&Received),
 }
 
-impl<R: Read> Stream<'_, R> {
-    fn entries(&mut self, root: &OwnedFd) -> Result<(), Refusal> {
+impl<'a, R: Read> Stream<'a, R> {
+    fn entries(&mut self) -> Result<(), Refusal> {
         while let Some(header) = self.header()? {
-            self.entry(root, &header)?;
+            self.received.entries += 1;
+            let most = self.most_entries();
+            if most.is_some_and(|most| self.received.entries > most) {
+                return Err(Errno::DQUOT.into());
+            }
+            self.entry(&header)?;
+            (self.progress)(&self.received);
         }
         Ok(())
     }
 
-    /// The next header, or `None` at the end marker.
+    fn most_entries(&self) -> Option<u64> {
+        if self.rules.one_file {
+            Some(1)
+        } else {
+            self.rules.max_entries
+        }
+    }
+
+    fn characters(&self) -> Characters {
+        if self.rules.any_characters {
+            Characters::Any
+        } else {
+            Characters::Safe
+        }
+    }
+
+    /// The next header, or `None` at the end marker. An entry begins with a whole header: an end before that is one
+    /// between entries, and the bytes of a torn header count for nothing.
     fn header(&mut self) -> Result<Option<Header>, Refusal> {
         let mut bytes = [0; HEADER];
-        let mut filled = 0;
-        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.input.read(rest) {
-                Ok(0) if filled == 0 => return Err(Refusal::Errno(Errno::REMOTEIO)),
-                Ok(0) => return Err(Refusal::EndedInside),
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(Refusal::EndedInside),
-            }
-        }
+        self.input
+            .read_exact(&mut bytes)
+            .map_err(|_| Refusal::Errno(Errno::REMOTEIO))?;
         self.crc.update(&bytes);
         let header = Header::decode(&bytes);
         Ok((header.name_len != 0).then_some(header))
@@ -124,83 +144,74 @@ impl<R: Read> Stream<'_, R> {
         Ok(())
     }
 
-    fn entry(&mut self, root: &OwnedFd, header: &Header) -> Result<(), Refusal> {
+    /// A name or a target; a NUL inside ends it.
+    fn text(&mut self, length: u32) -> Result<Vec<u8>, Refusal> {
+        let mut text = vec![0; length as usize];
+        self.exactly(&mut text)?;
+        if let Some(end) = text.iter().position(|byte| *byte == 0) {
+            text.truncate(end);
+        }
+        Ok(text)
+    }
+
+    fn entry(&mut self, header: &Header) -> Result<(), Refusal> {
+        // Until the name is there, there is none to speak of.
+        self.last_name = None;
         if header.name_len > MAX_NAME {
             return Err(Errno::NAMETOOLONG.into());
         }
-        let mut name = vec![0; header.name_len as usize];
-        self.exactly(&mut name)?;
-        if let Some(end) = name.iter().position(|byte| *byte == 0) {
-            name.truncate(end);
-        }
-        self.last_name.clone_from(&name);
-        let times = times(header)?;
-        let kind = Kind::of(header.mode).ok_or(Refusal::Errno(Errno::INVAL))?;
-        let name = EntryName::parse(&name).map_err(|_| match kind {
-            Kind::Directory => Refusal::Unnegated(Errno::ILSEQ),
-            Kind::File | Kind::Link => Refusal::Errno(Errno::ILSEQ),
+        let name = self.text(header.name_len)?;
+        self.last_name = Some(name.clone());
+        self.received.name.clone_from(&name);
+        let kind = Kind::of(header.mode)
+            .filter(|kind| *kind == Kind::File || !self.rules.one_file)
+            .ok_or(Refusal::Errno(Errno::INVAL))?;
+        let name = EntryName::parse(&name, self.characters()).map_err(|bad| match (bad, kind) {
+            (BadName::TooLong, _) => Refusal::Errno(Errno::NAMETOOLONG),
+            (BadName::Unsafe, Kind::Directory) => Refusal::Unnegated(Errno::ILSEQ),
+            (BadName::Unsafe, Kind::File | Kind::Link) => Refusal::Errno(Errno::ILSEQ),
         })?;
         match kind {
-            Kind::File => {
-                let parent = self.parent(root, &name)?;
-                self.file(&parent, name.base(), header, &times)
-            }
-            Kind::Directory => directory(&self.parent(root, &name)?, name.base(), header, &times),
-            Kind::Link => self.link(root, &name, header, &times),
+            Kind::File => self.file(&name, header),
+            Kind::Directory => land::directory(&self.parent(&name)?, name.base(), header),
+            Kind::Link => self.link(&name, header),
         }
     }
 
     /// A regular file: written without a name, given its name when it is whole.
-    fn file(
-        &mut self,
-        parent: &OwnedFd,
-        base: &str,
-        header: &Header,
-        times: &Timestamps,
-    ) -> Result<(), Refusal> {
+    fn file(&mut self, name: &EntryName, header: &Header) -> Result<(), Refusal> {
+        let fresh = {
+            let parent = self.parent(name)?;
+            FreshFile::create(&parent, name.base())?
+        };
         if i64::try_from(header.file_len).is_err() {
             return Err(Errno::DQUOT.into());
         }
-        // Said before the content is read, not after the last of its gigabytes; `linkat` still has the last word.
-        if rustix::fs::statat(parent, base, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            return Err(Errno::EXIST.into());
-        }
-        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        let nameless = match rustix::fs::openat(parent, ".", flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => Some(file),
-            Err(Errno::OPNOTSUPP | Errno::ISDIR) => None,
-            Err(errno) => return Err(errno.into()),
-        };
-        let (fd, named) = match nameless {
-            Some(fd) => (fd, false),
-            None => {
-                let flags = OFlags::CREATE
-                    | OFlags::EXCL
-                    | OFlags::WRONLY
-                    | OFlags::NOFOLLOW
-                    | OFlags::CLOEXEC;
-                (
-                    rustix::fs::openat(parent, base, flags, Mode::empty())?,
-                    true,
-                )
-            }
-        };
-        let mut file = File::from(fd);
-        self.content(&mut file, header.file_len)?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(header.mode & 0o7777))?;
-        rustix::fs::futimens(&file, times)?;
-        if !named {
-            let by_descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-            rustix::fs::linkat(CWD, by_descriptor, parent, base, AtFlags::SYMLINK_FOLLOW)?;
+        self.count(header.file_len)?;
+        self.content(&fresh, header.file_len)?;
+        fresh.finish(self.root, name, header)
+    }
+
+    /// Counts what an entry brings before any of it is read.
+    fn count(&self, length: u64) -> Result<(), Refusal> {
+        let room = self
+            .rules
+            .max_bytes
+            .map_or(u64::MAX, |most| most.saturating_sub(self.received.bytes));
+        if length > room {
+            return Err(Errno::DQUOT.into());
         }
         Ok(())
     }
 
-    fn content(&mut self, file: &mut File, length: u64) -> Result<(), Refusal> {
-        let mut left = length;
+    fn content(&mut self, fresh: &FreshFile, length: u64) -> Result<(), Refusal> {
+        let mut writer = SparseWriter::new(fresh.file());
         let mut buffer = vec![0; CHUNK.min(usize::try_from(length).unwrap_or(CHUNK))];
-        while left > 0 {
-            let wanted = buffer.len().min(usize::try_from(left).unwrap_or(CHUNK));
+        self.received.left = length;
+        while self.received.left > 0 {
+            let wanted = buffer
+                .len()
+                .min(usize::try_from(self.received.left).unwrap_or(CHUNK));
             let part = buffer.get_mut(..wanted).unwrap_or_default();
             let read = match self.input.read(part) {
                 Ok(0) => return Err(Refusal::EndedInside),
@@ -210,96 +221,43 @@ impl<R: Read> Stream<'_, R> {
             };
             let part = part.get(..read).unwrap_or_default();
             self.crc.update(part);
-            file.write_all(part).map_err(|error| {
-                Refusal::Errno(Errno::from_io_error(&error).unwrap_or(Errno::IO))
-            })?;
-            left -= read as u64;
+            writer.put(part)?;
+            self.received.left -= read as u64;
+            self.received.bytes += read as u64;
+            (self.progress)(&self.received);
         }
-        Ok(())
+        Ok(writer.finish()?)
     }
 
-    fn link(
-        &mut self,
-        root: &OwnedFd,
-        name: &EntryName,
-        header: &Header,
-        times: &Timestamps,
-    ) -> Result<(), Refusal> {
+    /// A link; it keeps the times of its making, as with the reference.
+    fn link(&mut self, name: &EntryName, header: &Header) -> Result<(), Refusal> {
         let length = u32::try_from(header.file_len)
             .ok()
-            .filter(|length| *length <= MAX_NAME);
-        let mut target = vec![0; length.ok_or(Refusal::Errno(Errno::NAMETOOLONG))? as usize];
-        self.exactly(&mut target)?;
-        if let Some(end) = target.iter().position(|byte| *byte == 0) {
-            target.truncate(end);
-        }
-        if let Err(bad) = check_link(name, &target) {
+            .filter(|length| *length <= MAX_NAME)
+            .ok_or(Refusal::Errno(Errno::NAMETOOLONG))?;
+        self.count(header.file_len)?;
+        let target = self.text(length)?;
+        self.received.bytes += u64::from(length);
+        if let Err(bad) = check_link(name, &target, self.characters()) {
             // The sender is to be told what was wrong, which is not the name.
-            self.last_name = target;
+            self.last_name = Some(target);
             return Err(Refusal::Errno(match bad {
                 BadLink::Escapes => Errno::NOLINK,
                 BadLink::Unsafe => Errno::ILSEQ,
             }));
         }
-        let parent = self.parent(root, name)?;
+        let parent = self.parent(name)?;
         rustix::fs::symlinkat(target.as_slice(), &parent, name.base())?;
-        rustix::fs::utimensat(&parent, name.base(), times, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(())
     }
 
-    /// Opens the directory that holds `name`, one component at a time, following no link. A component that cannot be
-    /// opened is what the sender is told of.
-    fn parent(&mut self, root: &OwnedFd, name: &EntryName) -> Result<OwnedFd, Refusal> {
-        let mut directory = root
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|_| Refusal::Errno(Errno::MFILE))?;
-        for component in name.parents() {
-            directory = open_directory(&directory, component).inspect_err(|_| {
-                self.last_name = component.as_bytes().to_vec();
-            })?;
-        }
-        Ok(directory)
-    }
-}
-
-fn open_directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty())
-}
-
-/// A directory comes twice: made closed at first, given its mode and times after its contents.
-fn directory(
-    parent: &OwnedFd,
-    base: &str,
-    header: &Header,
-    times: &Timestamps,
-) -> Result<(), Refusal> {
-    match rustix::fs::mkdirat(parent, base, Mode::RWXU) {
-        Ok(()) => return Ok(()),
-        Err(Errno::EXIST) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    let made = open_directory(parent, base)?;
-    rustix::fs::futimens(&made, times)?;
-    rustix::fs::fchmod(&made, Mode::from_raw_mode(header.mode & 0o7777))?;
-    Ok(())
-}
-
-fn times(header: &Header) -> Result<Timestamps, Refusal> {
-    let time = |seconds: u32, nanoseconds: u32| {
-        if nanoseconds > 999_999_999 {
-            return Err(Refusal::Silent);
-        }
-        Ok(Timespec {
-            tv_sec: i64::from(seconds),
-            tv_nsec: i64::from(nanoseconds),
+    /// Finds the directory that holds `name`. A component that cannot be entered is what the sender is told of.
+    fn parent(&mut self, name: &EntryName) -> Result<Parent<'a>, Refusal> {
+        land::parent(self.root, name).map_err(|no_way| {
+            self.last_name = Some(no_way.component);
+            no_way.errno.into()
         })
-    };
-    Ok(Timestamps {
-        last_access: time(header.atime, header.atime_nsec)?,
-        last_modification: time(header.mtime, header.mtime_nsec)?,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Services that the agent brings itself; the scripts in `/etc/qubes-rpc` are one line each and call these.
 
-use std::path::PathBuf;
-
 use clap::Subcommand;
 
 mod appmenus;
@@ -16,16 +14,14 @@ pub(crate) mod session;
 pub(crate) mod start_app;
 pub(crate) mod vm_exec;
 
+use filecopy::FilecopyOptions;
+
 /// A service by its RPC name.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Service {
     /// Receives files from another VM.
     #[command(name = "qubes.Filecopy")]
-    Filecopy {
-        /// Where they land; ~/QubesIncoming/SOURCE when absent.
-        #[arg(long)]
-        incoming: Option<PathBuf>,
-    },
+    Filecopy(FilecopyOptions),
     /// Receives one file, opens it, and ends when its program ends.
     #[command(name = "qubes.OpenInVM")]
     OpenInVm,
@@ -75,7 +71,7 @@ impl Service {
     /// Runs the service on this process's standard streams and returns its exit status.
     pub(crate) fn run(self) -> anyhow::Result<u8> {
         match self {
-            Self::Filecopy { incoming } => filecopy::run(incoming),
+            Self::Filecopy(options) => filecopy::run(options),
             Self::OpenInVm => open_in_vm::run(),
             Self::StartApp { name } => start_app::run(&name),
             Self::VmExec { command } => vm_exec::run(&command),

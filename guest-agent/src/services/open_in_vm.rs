@@ -3,16 +3,18 @@
 //! The file comes as a file copy stream with one entry. Thin: it is view-only, changes are not sent back.
 
 use std::{
-    env, fs, io,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, bail};
-use rustix::fs::{Mode, OFlags};
+use casemate_filecopy::Rules;
 
-use super::session;
-use crate::filecopy::receive;
+use super::{
+    filecopy::{self, status::Status},
+    session,
+};
 
 /// Receives the file, opens it, waits.
 pub(crate) fn run() -> anyhow::Result<u8> {
@@ -26,11 +28,12 @@ pub(crate) fn run() -> anyhow::Result<u8> {
 }
 
 fn receive_and_open(dir: &Path) -> anyhow::Result<u8> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(dir, flags, Mode::empty())
-        .with_context(|| format!("cannot open {}", dir.display()))?;
-    let status = receive(&root, &mut io::stdin().lock(), &mut io::stdout().lock())
-        .context("the sender has gone")?;
+    let rules = Rules {
+        one_file: true,
+        ..Rules::default()
+    };
+    let source = env::var("QREXEC_REMOTE_DOMAIN").unwrap_or_default();
+    let status = filecopy::into(dir, &rules, &mut Status::new(&source, dir))?;
     if status != 0 {
         return Ok(status);
     }

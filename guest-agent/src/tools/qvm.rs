@@ -10,40 +10,49 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use casemate_filecopy::{Choice, Pace, send, size_of};
 
 use super::client::{CallOptions, call};
-use crate::{filecopy::send, services::vm_exec::encode};
+use crate::services::vm_exec::encode;
 
-/// Copies files to a VM that the prompt asks for (`@default`) or that is named. With `remove`, the originals go once
-/// the whole copy has been confirmed.
+/// Copies files to a VM that the prompt asks for (`@default`) or that is named.
 pub(crate) fn copy(
     target: &str,
     files: &[PathBuf],
-    remove: bool,
     quiet: bool,
+    ignore_symlinks: bool,
 ) -> anyhow::Result<u8> {
     check(files)?;
-    let code = with_sender(target, "qubes.Filecopy", files, quiet)?;
-    if code == 0 && remove {
-        for file in files {
-            let is_directory = fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_dir());
-            let removed = if is_directory {
-                fs::remove_dir_all(file)
-            } else {
-                fs::remove_file(file)
-            };
-            removed
-                .with_context(|| format!("{} was copied but cannot be removed", file.display()))?;
-        }
+    let flags = [
+        quiet.then_some("--quiet"),
+        ignore_symlinks.then_some("--ignore-symlinks"),
+    ];
+    with_sender(target, "qubes.Filecopy", files, &flags)
+}
+
+/// Copies files and removes the originals once the whole copy has been confirmed.
+pub(crate) fn move_away(target: &str, files: &[PathBuf], quiet: bool) -> anyhow::Result<u8> {
+    let code = copy(target, files, quiet, false)?;
+    if code != 0 {
+        return Ok(code);
     }
-    Ok(code)
+    for file in files {
+        let is_directory = fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_dir());
+        let removed = if is_directory {
+            fs::remove_dir_all(file)
+        } else {
+            fs::remove_file(file)
+        };
+        removed.with_context(|| format!("{} was copied but cannot be removed", file.display()))?;
+    }
+    Ok(0)
 }
 
 /// Opens one file in another VM.
 pub(crate) fn open(target: &str, file: PathBuf) -> anyhow::Result<u8> {
     let files = [file];
     check(&files)?;
-    with_sender(target, "qubes.OpenInVM", &files, false)
+    with_sender(target, "qubes.OpenInVM", &files, &[])
 }
 
 /// Runs a shell line, or a command with arguments, in another VM or in a fresh disposable.
@@ -71,11 +80,14 @@ pub(crate) fn run(disposable: bool, gui: bool, words: &[String]) -> anyhow::Resu
     )
 }
 
-fn with_sender(target: &str, service: &str, files: &[PathBuf], quiet: bool) -> anyhow::Result<u8> {
+fn with_sender(
+    target: &str,
+    service: &str,
+    files: &[PathBuf],
+    flags: &[Option<&str>],
+) -> anyhow::Result<u8> {
     let mut program: Vec<OsString> = ["/proc/self/exe", "send-files"].map(Into::into).into();
-    if quiet {
-        program.push("--quiet".into());
-    }
+    program.extend(flags.iter().flatten().map(Into::into));
     program.push("--".into());
     program.extend(files.iter().map(OsString::from));
     call(&CallOptions::default(), target, service, &program)
@@ -90,29 +102,57 @@ fn check(files: &[PathBuf]) -> anyhow::Result<()> {
 }
 
 /// The program behind [`with_sender`]: the stream on stdout, the answer on stdin, progress on a terminal.
-pub(crate) fn send_files(files: &[PathBuf], quiet: bool) -> anyhow::Result<u8> {
-    let started = Instant::now();
-    let mut shown = Instant::now();
-    let visible = !quiet && io::stderr().is_terminal();
-    let mut progress = |sent: u64| {
-        if visible && shown.elapsed() > Duration::from_millis(200) {
-            shown = Instant::now();
-            let seconds = started.elapsed().as_secs_f64().max(0.001);
-            #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
-            let rate = sent as f64 / seconds / 1e6;
-            let _ = write!(
-                io::stderr(),
-                "\r{} MB sent, {rate:.1} MB/s ",
-                sent / 1_000_000
-            );
-        }
-    };
+pub(crate) fn send_files(files: &[PathBuf], choice: Choice, quiet: bool) -> anyhow::Result<u8> {
     let mut output = fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let mut input = fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let result = send(files, &mut output, &mut input, &mut progress);
-    if visible {
-        let _ = writeln!(io::stderr());
-    }
+    let mut meter = Meter::new(files, choice, quiet);
+    let result = send(files, choice, &mut output, &mut input, &mut |sent| {
+        meter.note(sent);
+    });
+    meter.finish();
     result.context("the copy failed")?;
     Ok(0)
+}
+
+/// Progress in one line of a terminal.
+pub(super) struct Meter {
+    /// Bytes in all; none when nobody looks.
+    total: Option<u64>,
+    begun: Instant,
+    shown: Duration,
+    pace: Pace,
+}
+
+/// Time between two lines of progress.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+impl Meter {
+    pub(super) fn new(files: &[PathBuf], choice: Choice, quiet: bool) -> Self {
+        let visible = !quiet && io::stderr().is_terminal();
+        Self {
+            total: visible.then(|| size_of(files, choice)),
+            begun: Instant::now(),
+            shown: Duration::ZERO,
+            pace: Pace::default(),
+        }
+    }
+
+    pub(super) fn note(&mut self, sent: u64) {
+        let Some(total) = self.total else { return };
+        let elapsed = self.begun.elapsed();
+        if elapsed.saturating_sub(self.shown) < INTERVAL {
+            return;
+        }
+        self.shown = elapsed;
+        let line = self.pace.line(sent, total, elapsed);
+        // The end of a longer line before this one is wiped.
+        let _ = write!(io::stderr(), "\r{line}\x1b[K");
+    }
+
+    /// Leaves the line, if one was shown.
+    pub(super) fn finish(&self) {
+        if !self.shown.is_zero() {
+            let _ = writeln!(io::stderr());
+        }
+    }
 }
