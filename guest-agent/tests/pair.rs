@@ -8,54 +8,10 @@ use std::{
     fs,
     io::{Read, Write},
     path::Path,
-    process::Child,
     thread,
 };
 
-use support::{
-    Agent, CONNECT, EXEC, OWN, PEER, TERMINATED, TRIGGER4, children, frame, params, wait_until,
-};
-
-/// A caller and a callee that share one directory of sockets.
-struct Pair {
-    caller: Agent,
-    callee: Agent,
-    port: u32,
-}
-
-impl Pair {
-    fn start() -> Self {
-        let caller = Agent::start(4);
-        let callee = Agent::beside(&caller, PEER);
-        Self {
-            caller,
-            callee,
-            port: 600,
-        }
-    }
-
-    /// Starts a tool in the caller and does the host's part: every call goes to the callee.
-    fn call(&mut self, arguments: &[&str]) -> Child {
-        let tool = self.caller.tool(arguments).spawn().unwrap();
-        let (kind, body) = self.caller.receive();
-        assert_eq!(kind, TRIGGER4);
-        let service = std::str::from_utf8(&body[160..])
-            .unwrap()
-            .trim_end_matches('\0');
-        self.port += 1;
-        let order = format!("{}:QUBESRPC {service} caller\0", self.callee.user);
-        let to_callee = [params(OWN, self.port), order.into()].concat();
-        self.callee.send(&frame(EXEC, &to_callee));
-        let to_caller = [&params(PEER, self.port), &body[128..160]].concat();
-        self.caller.send(&frame(CONNECT, &to_caller));
-        tool
-    }
-
-    fn over(&mut self) {
-        assert_eq!(self.callee.receive(), (TERMINATED, params(OWN, self.port)));
-        assert_eq!(self.caller.receive(), (TERMINATED, params(PEER, self.port)));
-    }
-}
+use support::{children, pair::Pair, wait_until};
 
 #[test]
 fn a_tool_in_one_vm_calls_a_service_in_another() {

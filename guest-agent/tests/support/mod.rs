@@ -3,6 +3,9 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails them")]
 
+pub(crate) mod copies;
+pub(crate) mod pair;
+
 use std::{
     fs,
     io::{Read, Write},
