@@ -24,7 +24,7 @@ use crate::{
     services::{Service, filecopy::status, keys},
     tools::{
         client::{self, CallOptions},
-        pdf, qvm,
+        open, pdf, qvm,
     },
 };
 
@@ -197,12 +197,37 @@ enum Verb {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-    /// Opens a file in another VM.
+    /// Opens a file or an address in another VM; a file that is changed there comes back.
     #[command(name = "qvm-open-in-vm")]
-    OpenInVm { target: String, file: PathBuf },
-    /// Opens a file in a fresh disposable.
+    OpenInVm {
+        /// Only look: nothing comes back.
+        #[arg(long)]
+        view_only: bool,
+        target: String,
+        /// File, or an address with http:// or https://.
+        #[arg(value_name = "FILE")]
+        what: PathBuf,
+    },
+    /// Opens a file or an address in a fresh disposable; a file that is changed there comes back.
     #[command(name = "qvm-open-in-dvm")]
-    OpenInDvm { file: PathBuf },
+    OpenInDvm {
+        /// Only look: nothing comes back.
+        #[arg(long)]
+        view_only: bool,
+        /// File, or an address with http:// or https://.
+        #[arg(value_name = "FILE")]
+        what: PathBuf,
+    },
+    /// Sends a file to be opened on stdout, takes it back on stdin.
+    #[command(hide = true)]
+    SendToOpen {
+        #[arg(long)]
+        view_only: bool,
+        file: PathBuf,
+    },
+    /// Sends an address to be opened on stdout.
+    #[command(hide = true)]
+    SendAddress { url: String },
     /// Runs a shell line in another VM.
     #[command(name = "qvm-run-vm")]
     RunVm {
@@ -336,8 +361,14 @@ impl Options {
                 files,
                 without_progress,
             } => qvm::move_away(&target, &files, without_progress),
-            Verb::OpenInVm { target, file } => qvm::open(&target, file),
-            Verb::OpenInDvm { file } => qvm::open("@dispvm", file),
+            Verb::OpenInVm {
+                view_only,
+                target,
+                what,
+            } => open::open(&target, &what, view_only),
+            Verb::OpenInDvm { view_only, what } => open::open("@dispvm", &what, view_only),
+            Verb::SendToOpen { view_only, file } => open::send_to_open(&file, view_only),
+            Verb::SendAddress { url } => open::send_address(&url),
             Verb::RunVm {
                 dispvm, gui, words, ..
             } => qvm::run(dispvm, gui, &words),

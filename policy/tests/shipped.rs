@@ -62,15 +62,17 @@ fn files_go_where_the_person_says() {
 }
 
 #[test]
-fn documents_open_in_disposables() {
-    assert!(matches!(
-        decide("qubes.OpenInVM", "@dispvm").verdict,
-        Verdict::Allow { target: Destination::Disposable { template }, .. } if template == "debian-12"
-    ));
-    assert!(matches!(
-        decide("qubes.OpenInVM", "untrusted").verdict,
-        Verdict::Ask { .. }
-    ));
+fn documents_and_addresses_open_in_disposables() {
+    for service in ["qubes.OpenInVM", "qubes.OpenURL"] {
+        assert!(matches!(
+            decide(service, "@dispvm").verdict,
+            Verdict::Allow { target: Destination::Disposable { template }, .. } if template == "debian-12"
+        ));
+        assert!(matches!(
+            decide(service, "untrusted").verdict,
+            Verdict::Ask { .. }
+        ));
+    }
 }
 
 #[test]
@@ -83,6 +85,7 @@ fn everything_else_is_refused_by_a_line_that_can_be_named() {
         ("some.Service", "dom0"),
         ("qubes.Filecopy", "@adminvm"),
         ("qubes.OpenInVM", "dom0"),
+        ("qubes.OpenURL", "dom0"),
     ] {
         let decision = decide(service, target);
         assert_eq!(

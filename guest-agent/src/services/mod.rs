@@ -6,9 +6,11 @@ mod appmenus;
 mod clock;
 mod disk;
 pub(crate) mod filecopy;
+mod handler;
 mod image;
 pub(crate) mod keys;
 pub(crate) mod open_in_vm;
+pub(crate) mod open_url;
 pub(crate) mod pdf;
 pub(crate) mod session;
 pub(crate) mod start_app;
@@ -22,9 +24,12 @@ pub(crate) enum Service {
     /// Receives files from another VM.
     #[command(name = "qubes.Filecopy")]
     Filecopy(FilecopyOptions),
-    /// Receives one file, opens it, and ends when its program ends.
+    /// Receives one file, opens it, ends when its program ends, and gives it back when it was changed.
     #[command(name = "qubes.OpenInVM")]
     OpenInVm,
+    /// Opens the address on stdin.
+    #[command(name = "qubes.OpenURL")]
+    OpenUrl,
     /// Starts an installed application by the name of its desktop entry.
     #[command(name = "qubes.StartApp")]
     StartApp {
@@ -73,6 +78,7 @@ impl Service {
         match self {
             Self::Filecopy(options) => filecopy::run(options),
             Self::OpenInVm => open_in_vm::run(),
+            Self::OpenUrl => open_url::run(),
             Self::StartApp { name } => start_app::run(&name),
             Self::VmExec { command } => vm_exec::run(&command),
             Self::GetAppmenus => appmenus::run(),

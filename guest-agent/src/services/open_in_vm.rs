@@ -1,33 +1,44 @@
-//! `qubes.OpenInVM`: one file in, shown by the program for its type, gone when that program ends.
+//! `qubes.OpenInVM`: one file in, opened by the program for its type, gone when that program ends.
 //!
-//! The file comes as a file copy stream with one entry. Thin: it is view-only, changes are not sent back.
+//! The file comes as a file copy stream with one entry. Unless the call's argument is `view-only`, a file that the
+//! program changed goes back behind the outcome, as a stream of the same kind; nothing goes back of one that it did not.
 
 use std::{
-    env, fs,
+    env, fs, io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
+    thread,
 };
 
-use anyhow::{Context, bail};
-use casemate_filecopy::Rules;
+use anyhow::{Context, bail, ensure};
+use casemate_filecopy::{Rules, write_file};
+use nix::sys::signal::{SigSet, Signal};
 
 use super::{
     filecopy::{self, status::Status},
-    session,
+    handler, session,
 };
+
+/// Argument of a call whose caller takes nothing back.
+pub(crate) const VIEW_ONLY: &str = "view-only";
 
 /// Receives the file, opens it, waits.
 pub(crate) fn run() -> anyhow::Result<u8> {
+    let view_only = match filecopy::argument().as_str() {
+        "" => false,
+        VIEW_ONLY => true,
+        _ => bail!("the argument is not known; it can be {VIEW_ONLY}"),
+    };
     let dir = private_directory()?;
-    let result = receive_and_open(&dir);
+    remove_on_signals(&dir).context("cannot take signals")?;
+    let result = receive_and_open(&dir, view_only);
     // The VM may live on; the stranger's file does not.
-    if let Err(error) = fs::remove_dir_all(&dir) {
-        tracing::warn!(dir = %dir.display(), %error, "a received file could not be removed");
-    }
+    remove(&dir);
     result
 }
 
-fn receive_and_open(dir: &Path) -> anyhow::Result<u8> {
+fn receive_and_open(dir: &Path, view_only: bool) -> anyhow::Result<u8> {
     let rules = Rules {
         one_file: true,
         ..Rules::default()
@@ -37,43 +48,111 @@ fn receive_and_open(dir: &Path) -> anyhow::Result<u8> {
     if status != 0 {
         return Ok(status);
     }
-    let mut files: Vec<PathBuf> = fs::read_dir(dir)
+    let entry = fs::read_dir(dir)
         .context("cannot list what came")?
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
-    let (Some(file), true) = (files.pop(), files.is_empty()) else {
-        bail!("exactly one file can be opened at a time");
-    };
+        .next()
+        .context("no file came")??;
+    let name = entry.file_name();
+    let name = name.to_str().context("the file has no usable name")?;
+    let file = entry.path();
+    let mode = if view_only { 0o400 } else { 0o600 };
+    fs::set_permissions(&file, fs::Permissions::from_mode(mode)).context("cannot set rights")?;
+    if view_only {
+        // An editor says at once that nothing can be saved, not when the person has written a page.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o500)).context("cannot set rights")?;
+    }
+    let before = State::of(&file)?;
     session::wait();
-    let (program, arguments) = viewer(&file);
-    let status = Command::new(program)
-        .args(arguments)
-        .arg(&file)
+    let mut command = handler::for_file(&file, view_only)?;
+    let program = command.get_program().display().to_string();
+    let status = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status()
         .with_context(|| format!("cannot run {program}"))?;
+    if !view_only {
+        give_back(&file, name, &before)?;
+    }
     Ok(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))
 }
 
-/// The program for a file, by the end of its name.
-fn viewer(file: &Path) -> (&'static str, &'static [&'static str]) {
-    match file
-        .extension()
-        .and_then(|extension| extension.to_str())
-        .map(str::to_ascii_lowercase)
-        .as_deref()
-    {
-        Some("pdf" | "ps" | "djvu") => ("zathura", &[]),
-        _ => ("foot", &["less", "--"]),
+/// What changes with a file's content.
+#[derive(Debug, PartialEq, Eq)]
+struct State {
+    inode: u64,
+    length: u64,
+    time: (i64, i64),
+}
+
+impl State {
+    fn of(file: &Path) -> anyhow::Result<Self> {
+        let metadata = fs::symlink_metadata(file).context("the file is gone")?;
+        ensure!(metadata.is_file(), "the file has become something else");
+        Ok(Self {
+            inode: metadata.ino(),
+            length: metadata.len(),
+            time: (metadata.mtime(), metadata.mtime_nsec()),
+        })
     }
 }
 
+fn give_back(file: &Path, name: &str, before: &State) -> anyhow::Result<()> {
+    if State::of(file)? != *before {
+        write_file(file, name, &mut io::stdout().lock())
+            .context("the changed file could not be sent back")?;
+    }
+    Ok(())
+}
+
+/// A caller that is lost ends this process group. The program ends of itself then; the file is removed here.
+fn remove_on_signals(dir: &Path) -> nix::Result<()> {
+    let mut ends = SigSet::empty();
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+        ends.add(signal);
+    }
+    ends.thread_block()?;
+    let dir = dir.to_owned();
+    thread::spawn(move || {
+        if let Ok(signal) = ends.wait() {
+            remove(&dir);
+            // Now as it would have been.
+            let _ = ends.thread_unblock();
+            let _ = nix::sys::signal::raise(signal);
+        }
+    });
+    Ok(())
+}
+
+fn remove(dir: &Path) {
+    let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
+    if let Err(error) = fs::remove_dir_all(dir)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(dir = %dir.display(), %error, "a received file could not be removed");
+    }
+}
+
+/// Removes what killed processes left: directories in `base` whose name is `prefix` and the number of no process.
+pub(crate) fn sweep(base: &Path, prefix: &str) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        let Some(number) = number.and_then(|number| number.parse::<u32>().ok()) else {
+            continue;
+        };
+        if !Path::new("/proc").join(number.to_string()).exists() {
+            remove(&entry.path());
+        }
+    }
+}
+
+/// Beginning of the name of a directory for one file.
+const PREFIX: &str = "casemate-open-";
+
 fn private_directory() -> anyhow::Result<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
     let base = env::var_os("XDG_RUNTIME_DIR").map_or_else(env::temp_dir, PathBuf::from);
-    let dir = base.join(format!("casemate-open-{}", std::process::id()));
+    sweep(&base, PREFIX);
+    let dir = base.join(format!("{PREFIX}{}", std::process::id()));
     fs::DirBuilder::new()
         .mode(0o700)
         .create(&dir)
@@ -86,9 +165,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn viewers() {
-        assert_eq!(viewer(Path::new("a/report.PDF")).0, "zathura");
-        assert_eq!(viewer(Path::new("notes.txt")).0, "foot");
-        assert_eq!(viewer(Path::new("pdf")).0, "foot");
+    fn only_what_the_dead_left_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = format!("a-{}", std::process::id());
+        for name in [own.as_str(), "a-4194999", "a-x", "b-4194999"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("f"), "").unwrap();
+        }
+        sweep(dir.path(), "a-");
+        for (name, kept) in [
+            (own.as_str(), true),
+            ("a-4194999", false),
+            ("a-x", true),
+            ("b-4194999", true),
+        ] {
+            assert_eq!(dir.path().join(name).exists(), kept, "{name}");
+        }
     }
 }

@@ -38,7 +38,8 @@ pub(super) fn directories(home: &Path) -> [PathBuf; 3] {
     ]
 }
 
-fn find(dirs: &[PathBuf], name: &str) -> Option<(PathBuf, String)> {
+/// The entry of that name and its text.
+pub(super) fn find(dirs: &[PathBuf], name: &str) -> Option<(PathBuf, String)> {
     dirs.iter()
         .map(|dir| dir.join(format!("{name}.desktop")))
         .find_map(|path: PathBuf| {
@@ -49,6 +50,13 @@ fn find(dirs: &[PathBuf], name: &str) -> Option<(PathBuf, String)> {
 
 /// The words of `Exec=` in the main group, without the placeholders for files.
 fn command_of(text: &str) -> Option<Vec<String>> {
+    let mut words = words_of(text)?;
+    words.retain(|word| !(word.len() == 2 && word.starts_with('%') && word != "%%"));
+    Some(words)
+}
+
+/// The words of `Exec=` in the main group.
+pub(super) fn words_of(text: &str) -> Option<Vec<String>> {
     let main = text
         .lines()
         .skip_while(|line| line.trim() != "[Desktop Entry]")
@@ -76,7 +84,6 @@ fn command_of(text: &str) -> Option<Vec<String>> {
     if any || !word.is_empty() {
         words.push(word);
     }
-    words.retain(|word| !(word.len() == 2 && word.starts_with('%') && word != "%%"));
     Some(words)
 }
 

@@ -1,4 +1,4 @@
-//! `qvm-copy`, `qvm-move`, `qvm-copy-to-vm`, `qvm-move-to-vm`, `qvm-open-in-vm`, `qvm-open-in-dvm`, `qvm-run-vm`.
+//! `qvm-copy`, `qvm-move`, `qvm-copy-to-vm`, `qvm-move-to-vm`, `qvm-run-vm`.
 
 use std::{
     ffi::OsString,
@@ -27,7 +27,7 @@ pub(crate) fn copy(
         quiet.then_some("--quiet"),
         ignore_symlinks.then_some("--ignore-symlinks"),
     ];
-    with_sender(target, "qubes.Filecopy", files, &flags)
+    with_sender(target, files, &flags)
 }
 
 /// Copies files and removes the originals once the whole copy has been confirmed.
@@ -46,13 +46,6 @@ pub(crate) fn move_away(target: &str, files: &[PathBuf], quiet: bool) -> anyhow:
         removed.with_context(|| format!("{} was copied but cannot be removed", file.display()))?;
     }
     Ok(0)
-}
-
-/// Opens one file in another VM.
-pub(crate) fn open(target: &str, file: PathBuf) -> anyhow::Result<u8> {
-    let files = [file];
-    check(&files)?;
-    with_sender(target, "qubes.OpenInVM", &files, &[])
 }
 
 /// Runs a shell line, or a command with arguments, in another VM or in a fresh disposable.
@@ -80,17 +73,12 @@ pub(crate) fn run(disposable: bool, gui: bool, words: &[String]) -> anyhow::Resu
     )
 }
 
-fn with_sender(
-    target: &str,
-    service: &str,
-    files: &[PathBuf],
-    flags: &[Option<&str>],
-) -> anyhow::Result<u8> {
+fn with_sender(target: &str, files: &[PathBuf], flags: &[Option<&str>]) -> anyhow::Result<u8> {
     let mut program: Vec<OsString> = ["/proc/self/exe", "send-files"].map(Into::into).into();
     program.extend(flags.iter().flatten().map(Into::into));
     program.push("--".into());
     program.extend(files.iter().map(OsString::from));
-    call(&CallOptions::default(), target, service, &program)
+    call(&CallOptions::default(), target, "qubes.Filecopy", &program)
 }
 
 /// Wrong names are told before anybody is asked anything.

@@ -262,7 +262,7 @@ fn a_document_is_sent_whole_under_a_safe_name() {
     fs::write(&path, vec![7; 300_000]).unwrap();
     let output = home.run(&["open", "--disposable", path.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert_eq!(home.asked(), [":qubes.OpenInVM"]);
+    assert_eq!(home.asked(), [":qubes.OpenInVM+view-only"]);
     let received = fs::read(home.dir.path().join("received")).unwrap();
     let name = b"_bersicht.pdf\0";
     assert_eq!(&received[32..32 + name.len()], name);

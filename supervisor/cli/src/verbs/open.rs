@@ -17,7 +17,8 @@ use crate::{
     session,
 };
 
-const SERVICE: &str = "qubes.OpenInVM";
+/// The VM shows the file and gives nothing back: the host takes no files from VMs.
+const SERVICE: &str = "qubes.OpenInVM+view-only";
 
 /// Show a file of this machine in a VM, and wait until its window is closed
 ///
