@@ -157,8 +157,6 @@ impl Registrar<'_> {
     }
 }
 
-type Job = Box<dyn FnOnce() + Send>;
-
 /// A loop whose thread stands still until this is dropped; see [`EventLoop::hold`].
 #[derive(Debug)]
 pub struct Held<T> {
@@ -175,13 +173,15 @@ struct Subscribers {
     handlers: BTreeMap<SubscriberId, Handler>,
 }
 
+/// Work for the loop's thread.
+pub type Job = Box<dyn FnOnce() + Send>;
+
 struct Shared {
     epoll: Epoll,
     wake: EventFd,
     stop: AtomicBool,
-    /// What [`EventLoop::hold`] has to be done on the loop's thread.
-    job: Mutex<Option<Job>>,
     subscribers: Mutex<Subscribers>,
+    jobs: Mutex<Vec<Job>>,
 }
 
 /// Handle of a loop; all clones are the same loop.
@@ -214,8 +214,8 @@ impl EventLoop {
                 epoll,
                 wake,
                 stop: AtomicBool::new(false),
-                job: Mutex::default(),
                 subscribers: Mutex::default(),
+                jobs: Mutex::default(),
             }),
         })
     }
@@ -235,6 +235,14 @@ impl EventLoop {
     /// Forgets a subscriber. Its descriptors should have been removed: events of those that were not are dropped.
     pub fn remove(&self, id: SubscriberId) {
         lock(&self.shared.subscribers).handlers.remove(&id);
+    }
+
+    /// Has the loop's thread do `job` between two handlers, in the order of these calls. A job that comes after
+    /// [`EventLoop::stop`] is dropped with the loop, undone.
+    pub fn run_job(&self, job: Job) {
+        lock(&self.shared.jobs).push(job);
+        // Fails only when the counter is full, and then the loop is awake.
+        let _ = self.shared.wake.write(1);
     }
 
     /// The registrar of a subscriber, for use on any thread.
@@ -282,14 +290,12 @@ impl EventLoop {
     ) -> Option<Held<T>> {
         let (done, answer) = mpsc::channel();
         let (release, released) = mpsc::channel();
-        *lock(&self.shared.job) = Some(Box::new(move || {
+        self.run_job(Box::new(move || {
             if done.send(work()).is_ok() {
                 // Ends with an error, when the other side is dropped.
                 let _ = released.recv();
             }
         }));
-        // Fails only when the counter is full, and then the loop is awake.
-        let _ = self.shared.wake.write(1);
         let value = answer.recv_timeout(limit).ok()?;
         Some(Held {
             value,
@@ -317,8 +323,9 @@ impl EventLoop {
         let data = event.data();
         if data == WAKE {
             let _ = self.shared.wake.read();
-            let job = lock(&self.shared.job).take();
-            if let Some(job) = job {
+            // The list's lock is not held meanwhile: a job may add another.
+            let jobs = std::mem::take(&mut *lock(&self.shared.jobs));
+            for job in jobs {
                 job();
             }
             return;
@@ -384,6 +391,26 @@ mod tests {
         for (token, recorder) in (7u32..).zip(&recorders) {
             assert_eq!(lock(recorder).seen, [(token, Ready::READABLE)]);
         }
+    }
+
+    #[test]
+    fn jobs_are_done_in_order_and_may_add_others() {
+        let looper = EventLoop::new().expect("epoll");
+        let done = Arc::new(Mutex::new(Vec::new()));
+        for number in [1, 2] {
+            let (done, again) = (Arc::clone(&done), looper.clone());
+            looper.run_job(Box::new(move || {
+                lock(&done).push(number);
+                let done = Arc::clone(&done);
+                again.run_job(Box::new(move || lock(&done).push(number + 10)));
+            }));
+        }
+        assert_eq!(*lock(&done), [0; 0], "not on this thread's time");
+        looper.run_ready().expect("epoll");
+        assert_eq!(*lock(&done), [1, 2]);
+        looper.run_ready().expect("epoll");
+        assert_eq!(*lock(&done), [1, 2, 11, 12]);
+        assert_eq!(looper.run_ready().expect("epoll"), 0);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Configuration space of one function: the type 0 header (PCI 3.0, section 6) as bytes with a mask of what the guest
-//! may write. BARs are 64-bit memory only. Does not act on anything: the root compares and acts.
+//! may write. BARs are memory only, of 64 bits but for assigned devices. Does not act on anything: the root compares and acts.
 
 use crate::state::StateError;
 
@@ -36,28 +36,51 @@ pub struct Identity {
     pub subsystem: (u16, u16),
 }
 
-/// A 64-bit BAR, named by its lower register: 0, 2 or 4.
+/// A BAR, named by its register; a 64-bit one has the register after it as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BarIndex {
-    /// BAR0 and BAR1.
+    /// BAR0.
     Bar0,
-    /// BAR2 and BAR3.
+    /// BAR1.
+    Bar1,
+    /// BAR2.
     Bar2,
-    /// BAR4 and BAR5.
+    /// BAR3.
+    Bar3,
+    /// BAR4.
     Bar4,
+    /// BAR5.
+    Bar5,
 }
 
 impl BarIndex {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Bar0, Self::Bar2, Self::Bar4];
+    pub const ALL: [Self; 6] = [
+        Self::Bar0,
+        Self::Bar1,
+        Self::Bar2,
+        Self::Bar3,
+        Self::Bar4,
+        Self::Bar5,
+    ];
 
     /// Its number in capabilities and in the guest's `resourceN`.
     pub fn number(self) -> u8 {
         match self {
             Self::Bar0 => 0,
+            Self::Bar1 => 1,
             Self::Bar2 => 2,
+            Self::Bar3 => 3,
             Self::Bar4 => 4,
+            Self::Bar5 => 5,
         }
+    }
+
+    /// The next one.
+    fn next(self) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|bar| bar.number() > self.number())
     }
 
     fn register(self) -> usize {
@@ -65,14 +88,41 @@ impl BarIndex {
     }
 }
 
+/// How many bits of address a BAR has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BarWidth {
+    /// One register; has to lie below 4 GiB.
+    Bits32,
+    /// Two registers.
+    Bits64,
+}
+
+impl BarWidth {
+    /// The bytes of an address that have registers.
+    fn registers(self, address: &[u8; 8]) -> &[u8] {
+        match self {
+            Self::Bits32 => address.get(..4).unwrap_or_default(),
+            Self::Bits64 => address,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bar {
+    len: u64,
+    width: BarWidth,
+}
+
 /// A function was described in a way that PCI does not have. A bug of the caller, not of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigurationError {
-    /// Not a power of two, or under 4 KiB: pages of different BARs would touch.
-    #[error("a BAR of {0:#x} bytes is not a power of two of at least 4 KiB")]
+    /// Not a power of two, or under 4 KiB: pages of different BARs would touch; or too large for its address.
+    #[error(
+        "a BAR of {0:#x} bytes is not a power of two of at least 4 KiB that its address can hold"
+    )]
     BarLength(u64),
-    /// It has one already.
-    #[error("BAR{0} exists already")]
+    /// A register that it needs is taken, or there is none.
+    #[error("BAR{0}, or the upper half of its address, has no register")]
     BarTaken(u8),
     /// Capabilities fill the 192 bytes there are, or a mask is longer than its capability.
     #[error("no room for capability {0:#x}")]
@@ -84,7 +134,7 @@ pub enum ConfigurationError {
 pub struct Configuration {
     bytes: [u8; SPACE],
     writable: [u8; SPACE],
-    bar_lengths: [Option<u64>; BarIndex::ALL.len()],
+    bars: [Option<Bar>; BarIndex::ALL.len()],
     last_capability: Option<usize>,
     next_capability: usize,
 }
@@ -95,7 +145,7 @@ impl Configuration {
         let mut space = Self {
             bytes: [0; SPACE],
             writable: [0; SPACE],
-            bar_lengths: [None; BarIndex::ALL.len()],
+            bars: [None; BarIndex::ALL.len()],
             last_capability: None,
             next_capability: FIRST_CAPABILITY,
         };
@@ -116,34 +166,62 @@ impl Configuration {
         space
     }
 
-    /// Adds a BAR of `len` bytes, at address zero until [`Configuration::place_bar`] or the guest says otherwise.
+    /// Adds a 64-bit BAR of `len` bytes, at address zero until [`Configuration::place_bar`] or the guest says otherwise.
     ///
     /// # Errors
-    /// [`ConfigurationError`] when the length is not one of a BAR or the BAR exists.
+    /// [`ConfigurationError`] when the length is not one of a BAR or its registers are taken.
     pub fn add_bar(
         &mut self,
         bar: BarIndex,
         len: u64,
         prefetchable: bool,
     ) -> Result<(), ConfigurationError> {
-        if !len.is_power_of_two() || len < 0x1000 {
+        self.add_bar_of(bar, len, BarWidth::Bits64, prefetchable)
+    }
+
+    /// Adds a BAR of either width.
+    ///
+    /// # Errors
+    /// Like [`Configuration::add_bar`].
+    pub fn add_bar_of(
+        &mut self,
+        bar: BarIndex,
+        len: u64,
+        width: BarWidth,
+        prefetchable: bool,
+    ) -> Result<(), ConfigurationError> {
+        /// Half of what 32 bits can address: a larger one could lie nowhere else than at zero.
+        const MAX_32: u64 = 1 << 31;
+        if !len.is_power_of_two() || len < 0x1000 || (width == BarWidth::Bits32 && len > MAX_32) {
             return Err(ConfigurationError::BarLength(len));
         }
-        let slot = self.length_slot(bar);
-        if slot.is_some() {
-            return Err(ConfigurationError::BarTaken(bar.number()));
+        let taken = ConfigurationError::BarTaken(bar.number());
+        let upper_free = match width {
+            BarWidth::Bits32 => true,
+            BarWidth::Bits64 => bar.next().is_some_and(|next| self.bar(next).is_none()),
+        };
+        if !upper_free || self.is_taken(bar) {
+            return Err(taken);
         }
-        *slot = Some(len);
-        let kind = BAR_TYPE_64 | if prefetchable { BAR_PREFETCHABLE } else { 0 };
+        if let Some(slot) = self.bars.get_mut(usize::from(bar.number())) {
+            *slot = Some(Bar { len, width });
+        }
+        let kind = match width {
+            BarWidth::Bits32 => 0,
+            BarWidth::Bits64 => BAR_TYPE_64,
+        } | if prefetchable { BAR_PREFETCHABLE } else { 0 };
         self.put(bar.register(), &kind.to_le_bytes());
         // Address bits below the length are hard-wired zeros: that is how a guest finds the size.
-        self.allow(bar.register(), &(!len.saturating_sub(1)).to_le_bytes());
+        let mask = (!len.saturating_sub(1)).to_le_bytes();
+        self.allow(bar.register(), width.registers(&mask));
         Ok(())
     }
 
     /// Places a BAR at `address`, whose bits below the BAR's length are ignored. For the start of a VM.
     pub fn place_bar(&mut self, bar: BarIndex, address: u64) {
-        self.write_masked(bar.register(), &address.to_le_bytes());
+        if let Some(Bar { width, .. }) = self.bar(bar) {
+            self.write_masked(bar.register(), width.registers(&address.to_le_bytes()));
+        }
     }
 
     /// Switches memory decoding on, as firmware would. For the start of a VM.
@@ -231,34 +309,43 @@ impl Configuration {
 
     /// The length of a BAR, if the function has it.
     pub fn bar_len(&self, bar: BarIndex) -> Option<u64> {
-        let [bar0, bar2, bar4] = self.bar_lengths;
-        match bar {
-            BarIndex::Bar0 => bar0,
-            BarIndex::Bar2 => bar2,
-            BarIndex::Bar4 => bar4,
-        }
+        self.bar(bar).map(|bar| bar.len)
+    }
+
+    /// The width of a BAR, if the function has it.
+    pub fn bar_width(&self, bar: BarIndex) -> Option<BarWidth> {
+        self.bar(bar).map(|bar| bar.width)
     }
 
     /// Where a BAR would be decoded now; `None` while memory decoding is off or the function does not have it.
     pub fn decoded(&self, bar: BarIndex) -> Option<u64> {
-        self.bar_len(bar)?;
+        let width = self.bar_width(bar)?;
         if self.word(0x04) & COMMAND_MEMORY == 0 {
             return None;
         }
         let mut bytes = [0; 8];
-        for (place, index) in bytes.iter_mut().zip(bar.register()..) {
+        let places = bytes.iter_mut().zip(bar.register()..);
+        let count = match width {
+            BarWidth::Bits32 => 4,
+            BarWidth::Bits64 => 8,
+        };
+        for (place, index) in places.take(count) {
             *place = self.bytes.get(index).copied().unwrap_or(0);
         }
         Some(u64::from_le_bytes(bytes) & !0xf)
     }
 
-    fn length_slot(&mut self, bar: BarIndex) -> &mut Option<u64> {
-        let [bar0, bar2, bar4] = &mut self.bar_lengths;
-        match bar {
-            BarIndex::Bar0 => bar0,
-            BarIndex::Bar2 => bar2,
-            BarIndex::Bar4 => bar4,
-        }
+    fn bar(&self, bar: BarIndex) -> Option<Bar> {
+        self.bars.get(usize::from(bar.number())).copied().flatten()
+    }
+
+    /// Whether its register belongs to a BAR already, as itself or as an upper half.
+    fn is_taken(&self, bar: BarIndex) -> bool {
+        let below = BarIndex::ALL
+            .into_iter()
+            .find(|below| below.next() == Some(bar));
+        let upper = below.and_then(|below| self.bar_width(below)) == Some(BarWidth::Bits64);
+        upper || self.bar(bar).is_some()
     }
 
     fn put(&mut self, offset: usize, data: &[u8]) {
@@ -333,6 +420,57 @@ mod tests {
             assert_eq!(space.double_word(register), low, "{len:#x} low");
             assert_eq!(space.double_word(register + 4), high, "{len:#x} high");
         }
+    }
+
+    #[test]
+    fn bars_of_32_bits_have_one_register() {
+        let mut space = Configuration::new(IDENTITY);
+        let bits32 = BarWidth::Bits32;
+        for (bar, len) in [(BarIndex::Bar0, 0x2_0000), (BarIndex::Bar1, 0x1000)] {
+            let added = space.add_bar_of(bar, len, bits32, false);
+            assert_eq!(added, Ok(()), "{bar:?}");
+        }
+        space.add_bar(BarIndex::Bar2, 0x4000, true).expect("free");
+        space
+            .add_bar_of(BarIndex::Bar5, 1 << 31, bits32, true)
+            .expect("free");
+        for (bar, width) in [
+            (BarIndex::Bar0, BarWidth::Bits32),
+            (BarIndex::Bar1, BarWidth::Bits64),
+            (BarIndex::Bar3, BarWidth::Bits32),
+            (BarIndex::Bar4, BarWidth::Bits64),
+            (BarIndex::Bar5, BarWidth::Bits64),
+        ] {
+            let taken = ConfigurationError::BarTaken(bar.number());
+            assert_eq!(space.add_bar_of(bar, 0x1000, width, false), Err(taken));
+        }
+        let large = space.add_bar_of(BarIndex::Bar4, 1 << 32, bits32, false);
+        assert_eq!(large, Err(ConfigurationError::BarLength(1 << 32)));
+        for offset in (0x10..0x28).step_by(4) {
+            space.write(offset, &[0xff; 4]);
+        }
+        let found: Vec<_> = (0x10..0x28)
+            .step_by(4)
+            .map(|at| space.double_word(at))
+            .collect();
+        let expected = [
+            0xfffe_0000,
+            0xffff_f000,
+            0xffff_c00c,
+            0xffff_ffff,
+            0,
+            0x8000_0008,
+        ];
+        assert_eq!(found, expected);
+        space.place_bar(BarIndex::Bar1, 0xfebc_1000);
+        space.enable_memory();
+        assert_eq!(space.decoded(BarIndex::Bar1), Some(0xfebc_1000));
+        assert_eq!(
+            space.decoded(BarIndex::Bar0),
+            Some(0xfffe_0000),
+            "not the next register"
+        );
+        assert_eq!(space.decoded(BarIndex::Bar3), None);
     }
 
     #[test]

@@ -38,4 +38,8 @@ pub trait PciFunction: Send {
     /// The BAR is now decoded at this guest address, or no longer decoded. Alternates: an address is always taken back
     /// before another one is given.
     fn bar_moved(&mut self, bar: BarIndex, address: Option<u64>);
+
+    /// It was taken out of its slot: stops all work and gives up what it holds. Called once, with all BARs taken back;
+    /// accesses that had begun before may still come and must do nothing any more. Nothing to do by default.
+    fn removed(&mut self) {}
 }

@@ -24,7 +24,7 @@ pub struct MsiMessage {
 /// the vector is unmasked. Called from vCPU and loop threads, with interrupt state of one device locked: it must not
 /// call back into a device.
 pub trait MsiRouter: Send + Sync {
-    /// Reserves a route, once per vector when a device is built. Nothing is routed yet.
+    /// Reserves a route, once per vector when a device is built. Nothing is routed yet. On any thread.
     ///
     /// # Errors
     /// When there are no more routes or descriptors.
@@ -39,6 +39,9 @@ pub trait MsiRouter: Send + Sync {
 
     /// Sends the interrupt of the last [`MsiRouter::update`].
     fn trigger(&self, route: RouteId);
+
+    /// Takes a route back, on any thread: its device is gone. Nothing will be asked of it until it is allocated anew.
+    fn release(&self, _route: RouteId) {}
 }
 
 /// Turns a guest's write to an address into a signal on a descriptor, without an exit to us. On KVM: an ioeventfd

@@ -10,13 +10,15 @@ mod configuration;
 mod function;
 mod host;
 mod host_bridge;
+mod hot_plug;
 mod msix;
 mod root;
 
 pub use access::{ConfigPorts, Ecam};
-pub use configuration::{BarIndex, Configuration, ConfigurationError, Identity};
+pub use configuration::{BarIndex, BarWidth, Configuration, ConfigurationError, Identity};
 pub use function::PciFunction;
 pub use host::{MsiMessage, MsiRouter, NotifyRegistrar, RouteId};
+pub use hot_plug::{Ejected, HotPlug, NotRemovable};
 pub use msix::{MAX_VECTORS, Msix, NO_VECTOR};
 pub use root::{PciError, PciRoot, Slot};
 

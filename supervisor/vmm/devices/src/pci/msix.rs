@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use tracing::warn;
 
-use super::{Configuration, ConfigurationError, MsiMessage, MsiRouter, RouteId};
+use super::{BarIndex, Configuration, ConfigurationError, MsiMessage, MsiRouter, RouteId};
 use crate::lock;
 use crate::state::{StateError, VectorState};
 use crate::throttle::Throttle;
@@ -99,15 +99,28 @@ impl Msix {
     pub fn add_capability(
         &self,
         configuration: &mut Configuration,
-        bar: super::BarIndex,
+        bar: BarIndex,
         table: u32,
         pending: u32,
     ) -> Result<u16, ConfigurationError> {
+        self.add_capability_at(configuration, (bar, table), (bar, pending))
+    }
+
+    /// Like [`Msix::add_capability`], with table and pending bits in BARs of their own.
+    ///
+    /// # Errors
+    /// [`ConfigurationError`] when there is no room.
+    pub fn add_capability_at(
+        &self,
+        configuration: &mut Configuration,
+        table: (BarIndex, u32),
+        pending: (BarIndex, u32),
+    ) -> Result<u16, ConfigurationError> {
         let size = u16::try_from(self.len().saturating_sub(1)).unwrap_or(0);
-        let bar = u32::from(bar.number());
         let mut body = size.to_le_bytes().to_vec();
-        body.extend_from_slice(&(table | bar).to_le_bytes());
-        body.extend_from_slice(&(pending | bar).to_le_bytes());
+        for (bar, offset) in [table, pending] {
+            body.extend_from_slice(&(offset | u32::from(bar.number())).to_le_bytes());
+        }
         let writable = (CONTROL_ENABLE | CONTROL_FUNCTION_MASK).to_le_bytes();
         let at = configuration.add_capability(CAPABILITY, &body, &writable)?;
         Ok(u16::from(at).saturating_add(2))
@@ -236,6 +249,14 @@ impl Msix {
             if delivers {
                 state.settle(usize::from(vector_number), self.router.as_ref());
             }
+        }
+    }
+}
+
+impl Drop for Msix {
+    fn drop(&mut self) {
+        for vector in &lock(&self.state).vectors {
+            self.router.release(vector.route);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! moves them on the memory bus. A BAR that the guest puts outside the PCI windows, or over another device, is not
 //! decoded: memory, interrupt controllers and configuration space cannot be shadowed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -11,13 +12,13 @@ use std::sync::{Arc, Mutex};
 use tracing::debug;
 
 use super::host_bridge::HostBridge;
-use super::{BarIndex, PciFunction};
+use super::{BarIndex, BarWidth, PciFunction};
 use crate::bus::{Bus, BusDevice};
 use crate::lock;
 use crate::state::{FunctionState, StateError};
 
-/// Functions on the bus, the host bridge included.
-const SLOTS: usize = 32;
+/// Number of the last slot. The first one, 0, has the host bridge.
+const LAST_SLOT: u8 = 31;
 
 /// Bytes of configuration space that functions have.
 const HEADER: u16 = 256;
@@ -27,6 +28,16 @@ const HEADER: u16 = 256;
 pub struct Slot(u8);
 
 impl Slot {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (1..=LAST_SLOT).map(Self)
+    }
+
+    /// The slot of a device number; there is none of 0 and of more than 31.
+    pub fn new(number: u8) -> Option<Self> {
+        (1..=LAST_SLOT).contains(&number).then_some(Self(number))
+    }
+
     /// The device number, as in the guest's `00:NN.0`.
     pub fn number(self) -> u8 {
         self.0
@@ -65,6 +76,8 @@ impl BusDevice for BarAccess {
 
 struct PlacedBar {
     bar: BarIndex,
+    /// Where it was put when it was added.
+    home: Range<u64>,
     len: u64,
     access: Arc<Mutex<BarAccess>>,
     /// What configuration space asked for when it was last looked at, and whether the bus took it.
@@ -77,11 +90,19 @@ struct Occupied {
     bars: Vec<PlacedBar>,
 }
 
-struct Slots {
-    occupied: Vec<Occupied>,
-    /// First free address of the window from which BARs are placed.
-    next: u64,
+impl Occupied {
+    /// Where its BARs were put, and where the guest has moved them.
+    fn addresses(&self) -> impl Iterator<Item = Range<u64>> {
+        self.bars.iter().flat_map(|placed| {
+            let moved = placed.wanted.filter(|_| placed.decoded);
+            let moved = moved.map(|start| start..start.saturating_add(placed.len));
+            [Some(placed.home.clone()), moved].into_iter().flatten()
+        })
+    }
 }
+
+/// Occupied device numbers.
+type Slots = BTreeMap<u8, Occupied>;
 
 /// PCI bus 0.
 pub struct PciRoot {
@@ -101,9 +122,8 @@ impl fmt::Debug for PciRoot {
 
 impl PciRoot {
     /// A bus with only the host bridge. `windows` are the guest addresses where BARs may be, as told to the guest in
-    /// ACPI; new functions get places in the last one. No window may touch guest memory or a fixed device.
+    /// ACPI; new functions get places in the last one, and in the first one for BARs of 32 bits. No window may touch guest memory or a fixed device.
     pub fn new(memory_bus: Arc<Bus>, windows: Vec<Range<u64>>) -> Self {
-        let next = windows.last().map_or(0, |window| window.start);
         let bridge = Occupied {
             function: Arc::new(Mutex::new(HostBridge::new())),
             bars: Vec::new(),
@@ -111,45 +131,40 @@ impl PciRoot {
         Self {
             memory_bus,
             windows,
-            slots: Mutex::new(Slots {
-                occupied: vec![bridge],
-                next,
-            }),
+            slots: Mutex::new(BTreeMap::from([(0, bridge)])),
         }
     }
 
-    /// Puts a function into the next free slot and gives its BARs addresses, which are decoded at once if the function
-    /// comes with memory decoding on and else when the guest enables it.
+    /// Puts a function into the first free slot and gives its BARs free addresses, which are decoded at once if the
+    /// function comes with memory decoding on and else when the guest enables it.
     ///
     /// # Errors
     /// [`PciError`] when slots or addresses are used up.
     pub fn add(&self, function: Arc<Mutex<dyn PciFunction>>) -> Result<Slot, PciError> {
         let mut slots = lock(&self.slots);
-        let number = slots.occupied.len();
-        if number >= SLOTS {
-            return Err(PciError::NoSlot);
-        }
-        let slot = Slot(u8::try_from(number).map_err(|_| PciError::NoSlot)?);
-        let end = self.windows.last().map_or(0, |window| window.end);
+        let slot = Slot::all()
+            .find(|slot| !slots.contains_key(&slot.number()))
+            .ok_or(PciError::NoSlot)?;
+        let mut taken: Vec<_> = slots.values().flat_map(Occupied::addresses).collect();
         let mut bars = Vec::new();
         for bar in BarIndex::ALL {
             let mut held = lock(&function);
             let Some(len) = held.configuration().bar_len(bar) else {
                 continue;
             };
-            let address = slots
-                .next
-                .checked_next_multiple_of(len)
+            let window = match held.configuration().bar_width(bar) {
+                Some(BarWidth::Bits32) => self.windows.first(),
+                _ => self.windows.last(),
+            };
+            let home = window
+                .and_then(|window| free(window, &mut taken, len))
                 .ok_or(PciError::NoRoom { len })?;
-            let after = address
-                .checked_add(len)
-                .filter(|after| *after <= end)
-                .ok_or(PciError::NoRoom { len })?;
-            held.configuration().place_bar(bar, address);
-            slots.next = after;
+            held.configuration().place_bar(bar, home.start);
+            taken.push(home.clone());
             let function = Arc::clone(&function);
             bars.push(PlacedBar {
                 bar,
+                home,
                 len,
                 access: Arc::new(Mutex::new(BarAccess { function, bar })),
                 wanted: None,
@@ -158,8 +173,23 @@ impl PciRoot {
         }
         let mut occupied = Occupied { function, bars };
         self.settle(&mut occupied);
-        slots.occupied.push(occupied);
+        slots.insert(slot.number(), occupied);
         Ok(slot)
+    }
+
+    /// Takes the function out of a slot: its BARs are no longer decoded, its configuration space reads as all ones,
+    /// and it is told. An access that another vCPU has begun may still reach it. Returns whether there was one.
+    pub fn remove(&self, slot: Slot) -> bool {
+        let mut slots = lock(&self.slots);
+        let Some(mut occupied) = slots.remove(&slot.number()) else {
+            return false;
+        };
+        let mut function = lock(&occupied.function);
+        for placed in &mut occupied.bars {
+            self.take_away(placed, &mut *function);
+        }
+        function.removed();
+        true
     }
 
     /// Reads configuration space of a function, given as device number and function number in one byte.
@@ -170,7 +200,7 @@ impl PciRoot {
             return;
         }
         let slots = lock(&self.slots);
-        let Some(occupied) = device(function).and_then(|device| slots.occupied.get(device)) else {
+        let Some(occupied) = device(function).and_then(|device| slots.get(&device)) else {
             return;
         };
         if register >= HEADER {
@@ -187,8 +217,7 @@ impl PciRoot {
             return;
         }
         let mut slots = lock(&self.slots);
-        let Some(occupied) = device(function).and_then(|device| slots.occupied.get_mut(device))
-        else {
+        let Some(occupied) = device(function).and_then(|device| slots.get_mut(&device)) else {
             return;
         };
         lock(&occupied.function).config_write(register, data);
@@ -202,11 +231,11 @@ impl PciRoot {
     /// [`StateError::NotSaveable`].
     pub fn save(&self) -> Result<Vec<FunctionState>, StateError> {
         let slots = lock(&self.slots);
-        let functions = slots.occupied.iter().enumerate();
-        functions
+        slots
+            .iter()
             .map(|(slot, occupied)| {
                 let state = lock(&occupied.function).save();
-                state.ok_or(StateError::NotSaveable(slot))
+                state.ok_or(StateError::NotSaveable(usize::from(*slot)))
             })
             .collect()
     }
@@ -217,13 +246,13 @@ impl PciRoot {
     /// [`StateError`]; the VM must then not run.
     pub fn restore(&self, saved: &[FunctionState]) -> Result<(), StateError> {
         let mut slots = lock(&self.slots);
-        if slots.occupied.len() != saved.len() {
+        if slots.len() != saved.len() {
             return Err(StateError::Functions {
                 saved: saved.len(),
-                here: slots.occupied.len(),
+                here: slots.len(),
             });
         }
-        for (occupied, state) in slots.occupied.iter_mut().zip(saved) {
+        for (occupied, state) in slots.values_mut().zip(saved) {
             lock(&occupied.function).restore(state)?;
             self.settle(occupied);
         }
@@ -283,14 +312,25 @@ impl PciRoot {
     }
 }
 
+/// The lowest free place for a BAR in a window, beside what is `taken`.
+fn free(window: &Range<u64>, taken: &mut [Range<u64>], len: u64) -> Option<Range<u64>> {
+    taken.sort_by_key(|range| range.start);
+    let mut start = window.start.checked_next_multiple_of(len)?;
+    for range in taken {
+        if range.start < start.checked_add(len)? && range.end > start {
+            start = range.end.checked_next_multiple_of(len)?;
+        }
+    }
+    let end = start.checked_add(len)?;
+    (end <= window.end).then_some(start..end)
+}
+
 /// Whether this is an access that configuration space has: 1, 2 or 4 bytes, aligned.
 fn is_access(register: u16, len: usize) -> bool {
     matches!(len, 1 | 2 | 4) && usize::from(register).is_multiple_of(len)
 }
 
-/// The index of the device whose function 0 is meant; other functions do not exist.
-fn device(function: u8) -> Option<usize> {
-    function
-        .is_multiple_of(8)
-        .then(|| usize::from(function >> 3))
+/// The device whose function 0 is meant; other functions do not exist.
+fn device(function: u8) -> Option<u8> {
+    function.is_multiple_of(8).then_some(function >> 3)
 }

@@ -12,6 +12,7 @@
 //! module acts on what it returns. Bus mastering is not enforced: a device whose driver set DRIVER_OK works.
 
 mod common;
+mod gone;
 mod interrupt;
 mod status;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::common::{Common, Effect};
+use self::gone::Gone;
 use self::interrupt::{InterruptState, QueueInterrupt};
 use super::{ActivateError, Activation, ActiveQueue, MAX_QUEUE_SIZE, Memory, VirtioDevice};
 use crate::event_loop::{EventLoop, SubscriberId};
@@ -409,6 +411,18 @@ impl PciFunction for VirtioPci {
             }
         }
         self.bar_address = address;
+    }
+
+    fn removed(&mut self) {
+        self.reset();
+        // Whatever access still comes finds a device without queues.
+        let device = std::mem::replace(&mut self.device, Arc::new(Mutex::new(Gone)));
+        let (event_loop, subscriber) = (self.event_loop.clone(), self.subscriber);
+        // On the device's own thread, which is the one that may do what its end takes: a disk writes.
+        self.event_loop.run_job(Box::new(move || {
+            event_loop.remove(subscriber);
+            drop(device);
+        }));
     }
 }
 
