@@ -2,7 +2,8 @@
 //!
 //! Everything that a guest can reach through memory, a port or a queue is parsed here; what the host kernel
 //! does for us (interrupt routes, notification addresses, memory slots) is asked for through small traits that
-//! the vmm implements: [`pci::MsiRouter`], [`pci::NotifyRegistrar`] and [`window_memory::SlotMapper`].
+//! the vmm implements: [`pci::MsiRouter`], [`pci::NotifyRegistrar`], [`window_memory::SlotMapper`] and
+//! [`vfio::Hardware`].
 //! This crate never opens a path, never talks to KVM and knows nothing of policy.
 //!
 //! Locks are taken in one order and never the other way round: configuration of a function, then its device,
@@ -32,6 +33,7 @@ pub mod console;
 pub mod net;
 pub mod rng;
 pub mod serial;
+pub mod vfio;
 pub mod vsock;
 pub mod window_memory;
 
