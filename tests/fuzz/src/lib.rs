@@ -9,6 +9,7 @@
 pub mod doubles;
 pub mod driver;
 pub mod input;
+pub mod kernel;
 pub mod machine;
 pub mod policy;
 pub mod queue;

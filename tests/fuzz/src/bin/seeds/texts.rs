@@ -2,10 +2,10 @@
 
 use std::error::Error;
 
-use casemate_vm::{Mebibytes, VmId};
+use casemate_vm::{Mebibytes, VmClass, VmId};
 use casemate_vmm_control::{
-    Disk, DiskFormat, Event, Launch, LaunchLink, LinkKind, LinkMessage, Phase, StopReason, encode,
-    ring_log::RingLog,
+    CpuModel, Disk, DiskFormat, Event, KernelFormat, Launch, LaunchLink, LinkKind, LinkMessage,
+    Phase, StopReason, encode, ring_log::RingLog,
 };
 
 use crate::Seed;
@@ -93,11 +93,15 @@ fn launch() -> Result<Launch, Box<dyn Error>> {
     Ok(Launch {
         name: "work".parse()?,
         id: VmId(3),
-        memory: Mebibytes(512),
-        vcpus: 2,
+        class: VmClass::Cloneable,
+        memory: Mebibytes(512).try_into()?,
+        vcpus: 2_u8.try_into()?,
+        cpu: CpuModel::Host,
         cmdline: "root=/dev/vda ro".to_owned(),
         kernel: 10,
+        kernel_format: KernelFormat::Elf,
         initrd: 11,
+        restore: None,
         disks: vec![
             disk("root", false, DiskFormat::Overlay { file: 12, base: 13 }),
             disk("private", true, DiskFormat::Raw { file: 14 }),
@@ -107,6 +111,7 @@ fn launch() -> Result<Launch, Box<dyn Error>> {
         control: 17,
         networks: Vec::new(),
         balloon: true,
+        assigned: None,
         links: vec![LaunchLink {
             kind: LinkKind::Rpc,
             file: 18,
