@@ -113,6 +113,10 @@ fn serve(launch: &Launch) -> Result<ExitCode> {
                         say(socket, &Event::Failed { what })?;
                     }
                     Action::Kill => return Ok(ExitCode::SUCCESS),
+                    Action::AddDisk { .. } | Action::RemoveDevice { .. } => {
+                        let what = "a stand-in has no slots".to_owned();
+                        say(socket, &Event::Failed { what })?;
+                    }
                     Action::AttachLink { kind } => {
                         let link = packet.descriptors.pop().context("no descriptor")?;
                         links.retain(|(old, _)| *old != kind);

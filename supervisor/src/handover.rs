@@ -2,8 +2,10 @@
 
 use std::os::fd::OwnedFd;
 
-use casemate_vm::{VmId, VmName, VmSpec};
-use casemate_vmm_control::{Disk, DiskFormat, Launch, LaunchLink, LinkKind};
+use casemate_vm::{InvalidMachine, VmClass, VmId, VmName, VmSpec};
+use casemate_vmm_control::{
+    CpuModel, Disk, DiskFormat, KernelFormat, Launch, LaunchLink, LinkKind,
+};
 use command_fds::FdMapping;
 
 use crate::volumes::StartVolumes;
@@ -49,21 +51,27 @@ impl Descriptors {
 }
 
 /// Describes one VM.
+///
+/// # Errors
+/// When its definition asks for a machine that there is not.
 pub(crate) fn describe(
     name: &VmName,
     id: VmId,
     spec: &VmSpec,
     volumes: StartVolumes,
     ends: Ends,
-) -> (Launch, Descriptors) {
+) -> Result<(Launch, Descriptors), InvalidMachine> {
     let mut files = Descriptors::default();
     let launch = Launch {
         name: name.clone(),
         id,
-        memory: spec.memory_mib,
-        vcpus: spec.vcpus,
+        class: VmClass::Cloneable,
+        memory: spec.memory_mib.try_into()?,
+        vcpus: spec.vcpus.try_into()?,
+        cpu: CpuModel::Host,
         cmdline: format!("{} casemate.name={name}", volumes.cmdline),
         kernel: files.add(volumes.kernel),
+        kernel_format: KernelFormat::Elf,
         initrd: files.add(volumes.initrd),
         disks: vec![
             Disk {
@@ -89,6 +97,7 @@ pub(crate) fn describe(
         // Off until series of boots with a real guest have shown it harmless: see docs/protocols/vmm.md, Balloon.
         balloon: false,
         restore: None,
+        assigned: None,
         links: vec![
             LaunchLink {
                 kind: LinkKind::Rpc,
@@ -101,5 +110,5 @@ pub(crate) fn describe(
         ],
         kvm: None,
     };
-    (launch, files)
+    Ok((launch, files))
 }

@@ -150,7 +150,8 @@ fn prepare(house: &House, plan: &Plan) -> Result<Prepared, Refusal> {
         broker: vmm_broker.into(),
         compositor: vmm_compositor.into(),
     };
-    let (launch, files) = handover::describe(name, record.id, spec, volumes, ends);
+    let (launch, files) = handover::describe(name, record.id, spec, volumes, ends)
+        .map_err(|error| Refusal::failed(error.to_string()))?;
     house
         .records
         .write(name, &record)

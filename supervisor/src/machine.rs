@@ -136,7 +136,8 @@ impl Machine {
             return Some(self.misbehaved("it flooded its control socket"));
         }
         match event {
-            Ok(Event::State { .. }) => {}
+            // Nothing is plugged into VMs yet: whoever does it will listen.
+            Ok(Event::State { .. } | Event::DeviceAdded { .. } | Event::DeviceRemoved { .. }) => {}
             Ok(Event::Stopped { reason }) => self.ending = Some(ending(reason)),
             Ok(Event::Failed { what }) => {
                 // The limit above bounds these lines as well; the text is a vmm's and may hold anything.

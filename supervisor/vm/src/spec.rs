@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Label, Tag, VmName};
+use crate::{Label, RamSize, Tag, VcpuCount, VmName};
 
 /// An amount of memory or disk in MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -73,10 +73,6 @@ impl VmSpec {
 
     /// Fewest MiB in which a stock distribution kernel and its initrd come up.
     const MIN_MEMORY: u32 = 128;
-    /// Most MiB of a VM: what fits the guest's physical address layout with room to spare.
-    const MAX_MEMORY: u32 = 512 * 1024;
-    /// Most vCPUs of a VM, as the vmm lays out its interrupt controllers.
-    const MAX_VCPUS: u8 = 8;
     /// Smallest private volume, in MiB: less does not hold a file system and its journal.
     const MIN_PRIVATE: u32 = 16;
     /// Largest private volume, in MiB.
@@ -94,13 +90,13 @@ impl VmSpec {
                 "memory-mib",
                 self.memory_mib.0,
                 Self::MIN_MEMORY,
-                Self::MAX_MEMORY,
+                Mebibytes::from(RamSize::MAX).0,
             ),
             (
                 "vcpus",
                 u32::from(self.vcpus),
                 1,
-                u32::from(Self::MAX_VCPUS),
+                u32::from(VcpuCount::MAX.get()),
             ),
             (
                 "private-mib",

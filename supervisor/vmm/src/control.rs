@@ -11,18 +11,21 @@ use std::time::Duration;
 use casemate_devices::event_loop::{EventLoop, Interest, Ready, Registrar, Subscriber};
 use casemate_devices::vsock::VsockHandle;
 use casemate_link::{Error as LinkError, Packet, PacketSocket};
+use casemate_vm::VmClass;
 use casemate_vmm_control::{
     Action, Event, MAX_CONTROL, Phase, SnapshotKey, StopReason, decode, encode,
 };
 use rustix::net::SocketFlags;
 
 use crate::machine::Line;
+use crate::plug::Plugs;
 use crate::snapshot::Saver;
 use crate::stop::Stop;
 use crate::vcpu::Vcpus;
 
 const LISTENER: u32 = 0;
 const CONNECTION: u32 = 1;
+const NEWS: u32 = 2;
 
 /// Most actions handled in one turn of the loop, so that a flood of them does not starve the guest's devices.
 const TURN: usize = 16;
@@ -34,13 +37,25 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Control(Arc<Mutex<Server>>);
 
+/// What actions reach besides vCPUs.
+#[derive(Debug)]
+pub(crate) struct Reach {
+    /// What the VM can be.
+    pub(crate) class: VmClass,
+    /// Attaches links.
+    pub(crate) vsock: VsockHandle,
+    /// Presses the power button.
+    pub(crate) power_button: Line,
+    /// Adds and removes devices.
+    pub(crate) plugs: Plugs,
+}
+
 #[derive(Debug)]
 struct Server {
     listener: OwnedFd,
     connection: Option<Connection>,
     host_pid: Option<u32>,
-    vsock: VsockHandle,
-    power_button: Line,
+    reach: Reach,
     vcpus: Arc<Vcpus>,
     saver: Saver,
     stop: Arc<Stop>,
@@ -68,8 +83,7 @@ impl Control {
     pub(crate) fn start(
         listener: OwnedFd,
         host_pid: Option<u32>,
-        vsock: VsockHandle,
-        power_button: Line,
+        reach: Reach,
         vcpus: Arc<Vcpus>,
         saver: Saver,
         stop: Arc<Stop>,
@@ -80,17 +94,16 @@ impl Control {
             listener,
             connection: None,
             host_pid,
-            vsock,
-            power_button,
+            reach,
             vcpus,
             saver,
             stop,
         }));
         let id = event_loop.add(Arc::clone(&server));
         let held = server.lock().unwrap_or_else(PoisonError::into_inner);
-        event_loop
-            .registrar(id)
-            .add(&held.listener.as_raw_fd(), LISTENER, Interest::Read)?;
+        let mut registrar = event_loop.registrar(id);
+        registrar.add(&held.listener.as_raw_fd(), LISTENER, Interest::Read)?;
+        registrar.add(held.reach.plugs.bell(), NEWS, Interest::Read)?;
         drop(held);
         Ok(Self(server))
     }
@@ -111,6 +124,12 @@ impl Subscriber for Server {
         match token {
             LISTENER => self.accept(registrar),
             CONNECTION => self.serve(registrar),
+            NEWS => {
+                for event in self.reach.plugs.take_news() {
+                    self.send(&event);
+                }
+                self.disconnect_if_broken(registrar);
+            }
             _ => {}
         }
     }
@@ -164,11 +183,20 @@ impl Server {
             Ok(Action::AttachLink { kind }) => {
                 let mut descriptors = packet.descriptors.into_iter();
                 match (descriptors.next(), descriptors.next()) {
-                    (Some(link), None) => self.vsock.attach_link(kind, link.into()),
+                    (Some(link), None) => self.reach.vsock.attach_link(kind, link.into()),
                     _ => self.send(&failed("a link needs exactly one descriptor")),
                 }
             }
-            Ok(Action::PowerButton) => self.power_button.pulse(),
+            Ok(Action::PowerButton) => self.reach.power_button.pulse(),
+            Ok(Action::AddDisk { serial, read_only }) => {
+                let plugs = &self.reach.plugs;
+                let taken = plugs.add_disk(serial, read_only, packet.descriptors);
+                self.refuse(taken);
+            }
+            Ok(Action::RemoveDevice { slot }) => {
+                let asked = self.reach.plugs.ask_back(slot);
+                self.refuse(asked);
+            }
             Ok(Action::Pause) => match self.vcpus.pause(PAUSE_LIMIT) {
                 Ok(()) => self.send(&self.state()),
                 Err(error) => self.send(&failed(&error.to_string())),
@@ -199,9 +227,22 @@ impl Server {
         let Ok([state, memory]) = <[OwnedFd; 2]>::try_from(files) else {
             return Err("a snapshot needs two descriptors, for state and memory".to_owned());
         };
+        if self.reach.class == VmClass::Passthrough {
+            return Err("a passthrough VM cannot be saved".to_owned());
+        }
+        if self.reach.plugs.controller().is_in_use() {
+            return Err("something is plugged into the VM: take it out first".to_owned());
+        }
         self.saver
             .save(&self.vcpus, key.bytes(), &state, &memory)
             .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+    }
+
+    /// Says why an action was not taken, if it was not.
+    fn refuse(&mut self, outcome: anyhow::Result<()>) {
+        if let Err(error) = outcome {
+            self.send(&failed(&format!("{error:#}")));
+        }
     }
 
     fn state(&self) -> Event {

@@ -15,7 +15,7 @@ use casemate_devices::bus::{Bus, BusDevice};
 use casemate_devices::console::{Console, ConsoleSink, RingFile};
 use casemate_devices::event_loop::EventLoop;
 use casemate_devices::net::{Net, Wire};
-use casemate_devices::pci::{ConfigPorts, Ecam, PciFunction, PciRoot};
+use casemate_devices::pci::{ConfigPorts, Ecam, HotPlug, MsiRouter, PciFunction, PciRoot};
 use casemate_devices::rng::{MonotonicClock, Rng};
 use casemate_devices::serial::Serial;
 use casemate_devices::virtio::{HostServices, VirtioDevice, VirtioPci};
@@ -28,10 +28,12 @@ use casemate_vmm_control::{LinkKind, MacAddress};
 use crate::inherited::{self, DiskFiles, InheritedDisk};
 use crate::jail::ThreadClass;
 use crate::machine::{KvmKicks, KvmRoutes, Line, Machine, WindowSlot, layout};
+use crate::plug::Plugs;
 use crate::power::{self, KeyboardReset, PowerRegisters};
 use crate::snapshot::{DeviceState, DiskLoop};
 use crate::stop::Stop;
 use crate::vcpu::Gate;
+use crate::vfio::{self, Assigned};
 
 /// What a VM's devices are made of.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(crate) struct Peripherals {
     pub(crate) networks: Vec<(MacAddress, Wire)>,
     /// Whether the guest may give memory back; never with an assigned device.
     pub(crate) balloon: bool,
+    /// PCI devices of the host.
+    pub(crate) assigned: Option<Assigned>,
     /// The memfd shared with the compositor.
     pub(crate) window_memory: Option<OwnedFd>,
     /// Where the consoles print.
@@ -62,6 +66,10 @@ pub(crate) struct Devices {
     pub(crate) vsock: VsockHandle,
     /// Presses the power button.
     pub(crate) power_button: Line,
+    /// Adds and removes devices later.
+    pub(crate) plugs: Plugs,
+    /// Serves those that are plugged in later.
+    pub(crate) plug_loop: EventLoop,
     /// Disks, each with the loop that serves it.
     pub(crate) disks: Vec<DiskLoop>,
     /// For snapshots.
@@ -73,6 +81,9 @@ pub(crate) struct Devices {
     /// Held: an interrupt that was sent before the guest runs would be lost with its line.
     pub(crate) _generation: Line,
 }
+
+/// Interrupt routes for devices that come while the VM runs: a disk takes two.
+const SPARE_ROUTES: usize = 32;
 
 /// Builds all devices. Slow ones are served by `main_loop`, each disk by a loop of its own. With `saved` they go on from
 /// there; the machine's interrupt controllers must be restored by then.
@@ -90,7 +101,7 @@ pub(crate) fn assemble(
     let routes = Arc::new(KvmRoutes::new(Arc::clone(&machine.vm)));
     let services = HostServices {
         memory: Arc::clone(&machine.memory),
-        router: routes.clone(),
+        router: Arc::clone(&routes) as Arc<dyn MsiRouter>,
         notify: Arc::new(KvmKicks(Arc::clone(&machine.vm))),
     };
 
@@ -124,6 +135,25 @@ pub(crate) fn assemble(
         add_window_memory(&root, machine, memfd).context("window memory")?;
     }
 
+    let plug_loop = EventLoop::new()?;
+    let plug_line = Line::new(&machine.vm, layout::HOT_PLUG_GSI).context("hot-plug")?;
+    let plugs = Plugs::new(&root, plug_line, services, plug_loop.clone()).context("hot-plug")?;
+    if let Some(assigned) = peripherals.assigned {
+        let host = vfio::Host {
+            machine,
+            router: Arc::clone(&routes) as Arc<dyn MsiRouter>,
+            event_loop: main_loop,
+        };
+        for function in vfio::attach(assigned, &host)? {
+            plugs.adopt(function).context("PCI bus")?;
+        }
+    }
+    routes
+        .seal(SPARE_ROUTES)
+        .context("KVM refused interrupt routes")?;
+
+    let hot_plug = plugs.controller().registers();
+    insert(&port_bus, layout::HOT_PLUG.into(), HotPlug::LEN, hot_plug)?;
     insert(
         &memory_bus,
         layout::ECAM,
@@ -161,6 +191,8 @@ pub(crate) fn assemble(
         port_bus,
         vsock: handle,
         power_button: Line::new(&machine.vm, layout::POWER_BUTTON_GSI).context("power button")?,
+        plugs,
+        plug_loop,
         disks,
         root,
         config_ports: ports,
@@ -191,7 +223,7 @@ fn add(root: &PciRoot, function: impl PciFunction + 'static) -> Result<()> {
     Ok(())
 }
 
-fn open_disk(disk: InheritedDisk) -> Result<Block> {
+pub(crate) fn open_disk(disk: InheritedDisk) -> Result<Block> {
     let access = if disk.read_only {
         Access::ReadOnly
     } else {
@@ -214,12 +246,12 @@ fn add_window_memory(root: &PciRoot, machine: &Machine, memfd: OwnedFd) -> Resul
 #[derive(Debug)]
 pub(crate) struct DiskThreads(Vec<(EventLoop, JoinHandle<()>)>);
 
-/// Starts one thread per disk; each passes the gate before it serves.
-pub(crate) fn run_disks(disks: Vec<DiskLoop>, gate: &Gate) -> std::io::Result<DiskThreads> {
-    disks
+/// Starts one thread per loop; each passes the gate before it serves.
+pub(crate) fn run_disks(loops: Vec<EventLoop>, gate: &Gate) -> std::io::Result<DiskThreads> {
+    loops
         .into_iter()
         .enumerate()
-        .map(|(index, (disk_loop, _))| {
+        .map(|(index, disk_loop)| {
             let (gate, serving) = (gate.clone(), disk_loop.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("disk{index}"))

@@ -14,12 +14,14 @@ use anyhow::{Context, Result, bail};
 use casemate_devices::net::Wire;
 use casemate_link::PacketSocket;
 use casemate_vmm_control::{
-    Disk, DiskFormat, Launch, LinkKind, MAX_LAUNCH, MacAddress, Network, WireFile, decode,
+    self as control, Disk, DiskFormat, Launch, LinkKind, MAX_LAUNCH, MacAddress, Network, WireFile,
+    decode,
 };
 use kvm_ioctls::Kvm;
 use rustix::io::FdFlags;
 
 use crate::snapshot::{self, Saved};
+use crate::vfio::Assigned;
 
 /// Number of the first descriptor that is not standard input, output or error.
 const FIRST: RawFd = 3;
@@ -69,6 +71,7 @@ pub(crate) struct Inherited {
     pub(crate) begin: Begin,
     pub(crate) disks: Vec<InheritedDisk>,
     pub(crate) networks: Vec<(MacAddress, Wire)>,
+    pub(crate) assigned: Option<Assigned>,
     pub(crate) window_memory: Option<OwnedFd>,
     pub(crate) console_log: OwnedFd,
     pub(crate) control: OwnedFd,
@@ -87,7 +90,10 @@ pub(crate) fn read_launch(number: RawFd) -> Result<Launch> {
     file.take(limit)
         .read_to_end(&mut bytes)
         .context("cannot read the launch description")?;
-    decode(&bytes, MAX_LAUNCH).context("the launch description is malformed")
+    let launch: Launch =
+        decode(&bytes, MAX_LAUNCH).context("the launch description is malformed")?;
+    launch.check()?;
+    Ok(launch)
 }
 
 impl Inherited {
@@ -109,6 +115,11 @@ impl Inherited {
                 .iter()
                 .map(|network| claims.network(network))
                 .collect::<Result<_>>()?,
+            assigned: launch
+                .assigned
+                .as_ref()
+                .map(|assigned| claims.assigned(assigned))
+                .transpose()?,
             window_memory: launch
                 .window_memory
                 .map(|number| claims.take(number, "window memory"))
@@ -177,6 +188,17 @@ impl Claims {
             serial: disk.serial.clone(),
             read_only: disk.read_only,
             files,
+        })
+    }
+
+    fn assigned(&mut self, assigned: &control::Assigned) -> Result<Assigned> {
+        Ok(Assigned {
+            container: self.take(assigned.container, "VFIO container")?,
+            groups: assigned
+                .groups
+                .iter()
+                .map(|group| Ok((self.take(group.file, "IOMMU group")?, group.devices.clone())))
+                .collect::<Result<_>>()?,
         })
     }
 

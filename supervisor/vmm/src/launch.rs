@@ -15,14 +15,15 @@ use std::process::ExitCode;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use casemate_devices::event_loop::EventLoop;
-use casemate_vmm_control::{Launch, StopReason};
+use casemate_kernel::Format;
+use casemate_vmm_control::{KernelFormat, Launch, StopReason};
 use rustix::fs::{Mode, OFlags};
 
 use crate::arguments::{Command, HELP};
 use crate::boot::{self, BootSource};
-use crate::control::Control;
+use crate::control::{Control, Reach};
 use crate::devices::{self, Peripherals};
 use crate::generation;
 use crate::inherited::{self, Begin, Inherited};
@@ -32,9 +33,6 @@ use crate::report::{self, NoKvm};
 use crate::snapshot::{self, DeviceState, Saver};
 use crate::stop::Stop;
 use crate::vcpu::{Gate, Outside, Vcpus};
-
-/// Most vCPUs of one VM.
-const MAX_VCPUS: u8 = 8;
 
 /// How long threads may take to end before the process ends anyway: a disk on a dead network file system must not
 /// keep a stopped VM alive.
@@ -54,9 +52,6 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Version => return print(concat!("casemate-vmm ", env!("CARGO_PKG_VERSION"))),
     };
     let launch = inherited::read_launch(description)?;
-    if !(1..=MAX_VCPUS).contains(&launch.vcpus) {
-        bail!("{} vCPUs; a VM has 1 to {MAX_VCPUS}", launch.vcpus);
-    }
     let mut inherited = Inherited::claim(&launch)?;
     let kvm = match inherited.kvm.take() {
         Some(kvm) => kvm,
@@ -80,12 +75,16 @@ fn open_kvm() -> Result<OwnedFd, NoKvm> {
 
 /// Makes the machine as it is before anything runs: at the entry of a kernel, or where a snapshot was.
 fn begin(kvm: OwnedFd, begin: Begin, launch: &Launch) -> Result<(Machine, Option<DeviceState>)> {
-    let (ram, vcpus) = (launch.memory.bytes(), launch.vcpus);
+    let make = |saved| Machine::new(kvm, launch.memory, launch.vcpus, launch.cpu, saved);
     match begin {
         Begin::Boot { kernel, initrd } => {
-            let machine = Machine::new(kvm, ram, vcpus, None)?;
+            let machine = make(None)?;
             let source = BootSource {
                 kernel,
+                format: match launch.kernel_format {
+                    KernelFormat::Elf => Format::Elf,
+                    KernelFormat::BzImage => Format::BzImage,
+                },
                 initrd,
                 command_line: launch.cmdline.clone(),
             };
@@ -94,8 +93,8 @@ fn begin(kvm: OwnedFd, begin: Begin, launch: &Launch) -> Result<(Machine, Option
             Ok((machine, None))
         }
         Begin::Restore(saved) => {
-            let machine = Machine::new(kvm, ram, vcpus, Some(&saved.memory))?;
-            let state = snapshot::read(&saved, &machine.host, machine.vcpus.len(), ram)?;
+            let machine = make(Some(&saved.memory))?;
+            let state = snapshot::read(&saved, &machine.host, machine.vcpus.len(), machine.ram)?;
             machine.restore(&state.chips, &state.vcpus)?;
             Ok((machine, Some(state.devices)))
         }
@@ -120,13 +119,14 @@ fn run_inside(
         disks: inherited.disks,
         networks: inherited.networks,
         balloon: launch.balloon,
+        assigned: inherited.assigned,
         window_memory: inherited.window_memory,
         console_log: inherited.console_log,
         links: inherited.links,
     };
     let devices = devices::assemble(&machine, peripherals, &main_loop, &stop, saved.as_ref())?;
     let vcpus = std::mem::take(&mut machine.vcpus);
-    let threads = 1 + vcpus.len() + devices.disks.len();
+    let threads = 1 + vcpus.len() + devices.disks.len() + 1;
     let gate = Gate {
         filters: Arc::new(Filters::new().context("cannot compile the system call filters")?),
         barrier: Arc::new(Barrier::new(threads)),
@@ -149,15 +149,21 @@ fn run_inside(
         disks: devices.disks.clone(),
         pagemap: inside.pagemap.take(),
     };
-    let disks = devices::run_disks(devices.disks, &gate).context("cannot start a thread")?;
+    let loops = devices.disks.into_iter().map(|(disk_loop, _)| disk_loop);
+    let loops = loops.chain([devices.plug_loop]).collect();
+    let disks = devices::run_disks(loops, &gate).context("cannot start a thread")?;
     let vcpus = Vcpus::spawn(vcpus, &outside, &gate, saved.is_some())
         .context("cannot start a vCPU's thread")?;
     let vcpus = Arc::new(vcpus);
     let control = Control::start(
         inherited.control,
         inside.host_pid,
-        devices.vsock.clone(),
-        devices.power_button,
+        Reach {
+            vsock: devices.vsock.clone(),
+            power_button: devices.power_button,
+            plugs: devices.plugs,
+            class: launch.class,
+        },
         Arc::clone(&vcpus),
         saver,
         Arc::clone(&stop),

@@ -2,7 +2,7 @@
 //!
 //! Started by the supervisor as `casemate-vmm --launch FD`. What happens then is in [`launch`], in order. Around it:
 //! [`inherited`] descriptors, the [`jail`], the [`machine`] that KVM makes, what is in its memory at [`boot`], its
-//! [`devices`], and what runs: [`vcpu`] threads, disk threads, and the main loop with [`control`]. It ends by [`stop`].
+//! [`devices`] and those that come by [`plug`], and what runs: [`vcpu`] threads, disk threads, and the main loop with [`control`]. It ends by [`stop`].
 //!
 //! Threads and event loops only: no async runtime, no D-Bus, no policy.
 
@@ -16,11 +16,13 @@ mod jail;
 mod launch;
 mod machine;
 mod pause;
+mod plug;
 mod power;
 mod report;
 mod snapshot;
 mod stop;
 mod vcpu;
+mod vfio;
 
 use std::process::ExitCode;
 

@@ -10,9 +10,13 @@ mod payload;
 mod vm;
 
 use std::fs;
+use std::os::fd::AsFd as _;
 
-use casemate_vmm_control::{Action, Event, Phase, StopReason};
-use payload::End;
+use casemate_vm::VmClass;
+use casemate_vmm_control::{
+    Action, Assigned, Event, KernelFormat, Launch, Phase, StopReason, encode,
+};
+use payload::{Access, End};
 use vm::{Parts, Vm};
 
 /// The window memory comes after the bridge and the rng, console and vsock devices.
@@ -165,6 +169,73 @@ fn a_paused_vm_can_be_killed() {
     assert_eq!(vm.wait(), Some(0));
 }
 
+/// Vendor and device number in a PCI slot, as the guest reads them.
+fn identity(parts: &Parts, slot: u8) -> u32 {
+    let address = 1 << 31 | u32::from(slot) << 11;
+    vm::port(parts, Access::Out, 0xcf8, address);
+    vm::port(parts, Access::In, 0xcfc, 0)
+}
+
+#[test]
+fn a_disk_is_plugged_in_and_given_back() {
+    /// Registers of the hot-plug controller.
+    const INSERTED: u16 = 0x610;
+    const LEAVING: u16 = 0x614;
+    const EJECT: u16 = 0x618;
+    /// A virtio block device.
+    const BLOCK: u32 = 0x1042_1af4;
+    if !has_kvm() {
+        return;
+    }
+    let (parts, vm) = booted();
+    let slot = WINDOW_SLOT + 1;
+    let bit = 1 << slot;
+    let serial = "private";
+    let add = Action::AddDisk {
+        serial: serial.to_owned(),
+        read_only: false,
+    };
+    let file = tempfile::tempfile().expect("a file");
+    file.set_len(1 << 20).expect("room");
+    for round in 0..5 {
+        assert_eq!(identity(&parts, slot), u32::MAX, "round {round}");
+        vm.act_with(&add, &[file.as_fd()]);
+        let serial = serial.to_owned();
+        assert_eq!(vm.event(), Event::DeviceAdded { slot, serial });
+        assert_eq!(vm::port(&parts, Access::In, INSERTED, 0), bit);
+        assert_eq!(identity(&parts, slot), BLOCK);
+
+        // The guest gives nothing back that nobody wants.
+        vm::port(&parts, Access::Out, EJECT, u32::MAX);
+        assert_eq!(identity(&parts, slot), BLOCK);
+        vm.act(&Action::RemoveDevice { slot });
+        vm.act(&Action::Ping);
+        assert_eq!(phase(&vm), Phase::Running);
+        assert_eq!(vm::port(&parts, Access::In, LEAVING, 0), bit);
+        vm::port(&parts, Access::Out, EJECT, bit);
+        assert_eq!(vm.event(), Event::DeviceRemoved { slot });
+    }
+    // What was there from the start, what is empty and what is no slot.
+    for slot in [0, 1, WINDOW_SLOT, slot, 32, 255] {
+        vm.act(&Action::RemoveDevice { slot });
+        assert!(matches!(vm.event(), Event::Failed { .. }), "{slot}");
+    }
+    let odd = tempfile::tempfile().expect("a file");
+    odd.set_len(513).expect("room");
+    for descriptors in [&[][..], &[file.as_fd(), file.as_fd()], &[odd.as_fd()]] {
+        vm.act_with(&add, descriptors);
+        assert!(
+            matches!(vm.event(), Event::Failed { .. }),
+            "{descriptors:?}"
+        );
+    }
+    assert_eq!(vm::port(&parts, Access::In, INSERTED, 0), 0);
+    vm.act(&Action::Kill);
+    let reason = StopReason::Killed;
+    assert_eq!(vm.event(), Event::Stopped { reason });
+    assert_eq!(vm.wait(), Some(0));
+}
+
 #[test]
 fn every_thread_is_jailed() {
     if !has_kvm() {
@@ -259,42 +330,57 @@ fn what_cannot_start_says_why() {
     let parts = Parts::new(&payload::elf(WINDOW_SLOT));
     let not_elf = Parts::new(b"not a kernel, and long enough to have an ELF header in front of it");
     let launch = parts.launch();
+    let change = |change: fn(&mut Launch)| {
+        let mut changed = launch.clone();
+        change(&mut changed);
+        changed
+    };
     for (what, launch) in [
         ("not a loadable ELF image", not_elf.launch()),
         (
+            "not a bzImage",
+            change(|launch| launch.kernel_format = KernelFormat::BzImage),
+        ),
+        (
+            "at most 2047 are read",
+            change(|launch| launch.cmdline = "x".repeat(2048)),
+        ),
+        (
+            "a NUL at byte 1",
+            change(|launch| launch.cmdline = "a\0b".to_owned()),
+        ),
+        (
             "named twice",
-            casemate_vmm_control::Launch {
-                initrd: launch.kernel,
-                ..launch.clone()
-            },
+            change(|launch| launch.initrd = launch.kernel),
         ),
-        (
-            "is not open",
-            casemate_vmm_control::Launch {
-                initrd: 1000,
-                ..launch.clone()
-            },
-        ),
-        (
-            "a VM has 1 to 8",
-            casemate_vmm_control::Launch {
-                vcpus: 0,
-                ..launch.clone()
-            },
-        ),
-        (
-            "MiB of memory",
-            casemate_vmm_control::Launch {
-                memory: casemate_vm::Mebibytes(u32::MAX),
-                ..launch.clone()
-            },
-        ),
+        ("is not open", change(|launch| launch.initrd = 1000)),
     ] {
-        let output = vm::start(&launch);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{what}: {errors}");
-        assert!(errors.contains(what), "{errors}");
-        assert_eq!(errors.lines().count(), 1, "{errors}");
-        assert!(output.stdout.is_empty());
+        refused(what, &encode(&launch));
     }
+    // What is no size of a machine is no launch description.
+    let text = String::from_utf8(encode(&launch)).expect("JSON");
+    for (what, from, to) in [
+        ("0 vCPUs; a VM has 1 to 8", "\"vcpus\":2", "\"vcpus\":0"),
+        ("9 vCPUs; a VM has 1 to 8", "\"vcpus\":2", "\"vcpus\":9"),
+        (
+            "63 MiB of memory; a VM has 64",
+            "\"memory\":64",
+            "\"memory\":63",
+        ),
+        ("65537 MiB of memory", "\"memory\":64", "\"memory\":65537"),
+    ] {
+        let changed = text.replace(from, to);
+        assert_ne!(changed, text);
+        refused(what, changed.as_bytes());
+    }
+}
+
+/// The launcher ends with one line that says `what`.
+fn refused(what: &str, description: &[u8]) {
+    let output = vm::start_described(description);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{what}: {errors}");
+    assert!(errors.contains(what), "{what}: {errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(output.stdout.is_empty());
 }

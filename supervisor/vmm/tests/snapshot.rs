@@ -315,7 +315,7 @@ fn what_is_not_the_whole_snapshot_does_not_run() {
     ] {
         let launch = Launch {
             restore: Some(restore),
-            vcpus,
+            vcpus: u8::try_into(vcpus).expect("a number of vCPUs"),
             ..clone.launch()
         };
         let output = vm::start(&launch);

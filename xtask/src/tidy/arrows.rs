@@ -47,6 +47,7 @@ const CRATES: [(&str, Floor, &[&str]); 20] = [
         Resources,
         &["casemate-vmm-control", "casemate-link"],
     ),
+    ("casemate-kernel", Resources, &[]),
     ("casemate-storage", Resources, &["casemate-vm"]),
     (
         "casemate-template-builder",
@@ -84,6 +85,7 @@ const CRATES: [(&str, Floor, &[&str]); 20] = [
             "casemate-vmm-control",
             "casemate-link",
             "casemate-devices",
+            "casemate-kernel",
         ],
     ),
     (

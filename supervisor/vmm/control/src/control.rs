@@ -18,6 +18,22 @@ pub enum Action {
     Ping,
     /// Presses the power button: the guest's systemd powers off in its own time. Legal in [`Phase::Running`].
     PowerButton,
+    /// Plugs a raw disk in; its only descriptor comes with the message. Answered by [`Event::DeviceAdded`] when the
+    /// guest has been told, or by [`Event::Failed`]. Legal in [`Phase::Running`] and [`Phase::Paused`], where the guest
+    /// looks when it is resumed; not in [`Phase::Stopped`]. Overlays are for the start only.
+    AddDisk {
+        /// The virtio-blk serial that the guest reads, at most 20 bytes. It names the disk to the guest only.
+        serial: String,
+        /// Whether the guest may only read.
+        read_only: bool,
+    },
+    /// Asks the guest to give back what was plugged into a slot. [`Event::DeviceRemoved`] comes when it has, which it
+    /// does in its own time or never; asking again reminds it. [`Event::Failed`] when nothing was plugged in there.
+    /// Legal in [`Phase::Running`] and [`Phase::Paused`].
+    RemoveDevice {
+        /// The slot that [`Event::DeviceAdded`] named.
+        slot: u8,
+    },
     /// Takes all vCPUs out of the guest; answered by [`Event::State`] when they stand still, or by [`Event::Failed`]
     /// when they do not within two seconds, and then they run on. Devices finish what the guest had asked of them.
     /// Legal in [`Phase::Running`]; in [`Phase::Paused`] it changes nothing and is answered alike.
@@ -48,6 +64,18 @@ pub enum Event {
         phase: Phase,
         /// Process id in the vmm's own pid namespace is meaningless outside; this one is the host's, when known.
         pid: Option<u32>,
+    },
+    /// A device is on the bus and the guest has been told.
+    DeviceAdded {
+        /// PCI slot, 1 to 31.
+        slot: u8,
+        /// The serial of [`Action::AddDisk`].
+        serial: String,
+    },
+    /// The guest gave a device back: its files are closed, or are about to be as soon as the disk has answered.
+    DeviceRemoved {
+        /// PCI slot.
+        slot: u8,
     },
     /// Sent once before the process ends of its own accord.
     Stopped {

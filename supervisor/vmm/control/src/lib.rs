@@ -22,7 +22,10 @@ pub mod ring_log;
 mod snapshot;
 
 pub use control::{Action, Event, Phase, StopReason};
-pub use launch::{Disk, DiskFormat, Launch, LaunchLink};
+pub use launch::{
+    Assigned, AssignedGroup, CpuModel, Disk, DiskFormat, InvalidLaunch, KernelFormat, Launch,
+    LaunchLink,
+};
 pub use link::{LinkKind, LinkMessage, MAX_OFFERS, MalformedLink};
 pub use network::{InvalidMac, MacAddress, Network, WireFile};
 pub use snapshot::{InvalidKey, Restore, SnapshotKey};

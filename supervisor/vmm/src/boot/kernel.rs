@@ -1,89 +1,83 @@
-//! Kernel, initrd and command line into guest memory.
+//! Kernel, initrd and command line into guest memory. What goes where is decided by `casemate-kernel`.
 
 use std::fs::File;
-use std::io::Seek as _;
+use std::io::{Seek as _, SeekFrom};
 use std::ops::Range;
 
-use linux_loader::loader::KernelLoader;
-use linux_loader::loader::elf::{Elf, PvhBootCapability};
+use casemate_kernel::{CommandLine, Format, Plan, place_initrd, plan};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::BootError;
-use crate::machine::{EntryPoint, Machine, layout, memory};
+use crate::machine::{Machine, layout, memory};
 
-const PAGE: u64 = 4096;
-
-/// A loaded kernel.
-#[derive(Debug)]
-pub(super) struct LoadedKernel {
-    /// Where it starts.
-    pub(super) entry: EntryPoint,
-    /// First address after it.
-    pub(super) end: u64,
+/// Guest memory that a kernel and its initrd may use.
+fn usable(machine: &Machine) -> Range<u64> {
+    layout::HIGH_RAM_START..memory::low_end(machine.ram)
 }
 
-/// Loads the segments of an ELF kernel at their physical addresses.
-pub(super) fn load_kernel(machine: &Machine, mut image: File) -> Result<LoadedKernel, BootError> {
-    let lowest = GuestAddress(layout::HIGH_RAM_START);
-    let loaded = Elf::load(machine.memory.as_ref(), None, &mut image, Some(lowest))
-        .map_err(BootError::Kernel)?;
-    let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
-        return Err(BootError::NotPvh);
-    };
-    let address = u32::try_from(entry.0)
-        .ok()
-        .filter(|_| (layout::HIGH_RAM_START..memory::low_end(machine.ram)).contains(&entry.0))
-        .ok_or(BootError::Entry(entry.0))?;
-    Ok(LoadedKernel {
-        entry: EntryPoint { address },
-        end: loaded.kernel_end,
-    })
+/// Loads a kernel.
+pub(super) fn load_kernel(
+    machine: &Machine,
+    mut image: File,
+    format: Format,
+) -> Result<Plan, BootError> {
+    let plan = plan(format, &mut image, usable(machine))?;
+    for segment in &plan.segments {
+        // What memory has more is zero: the guest's RAM is fresh.
+        copy(
+            machine,
+            "kernel",
+            &mut image,
+            &segment.file,
+            segment.memory.start,
+        )?;
+    }
+    Ok(plan)
 }
 
-/// Loads the initrd at the end of the RAM below the hole, where nothing that the kernel unpacks reaches it.
+/// Loads the initrd.
 pub(super) fn load_initrd(
     machine: &Machine,
     mut image: File,
     kernel_end: u64,
 ) -> Result<Range<u64>, BootError> {
-    let read = |source| BootError::Read {
-        what: "initrd",
-        source,
-    };
-    let len = image.metadata().map_err(read)?.len();
-    image.rewind().map_err(read)?;
-    let ram_end = memory::low_end(machine.ram);
-    let start = ram_end
-        .checked_sub(len)
-        .map(|start| start - start % PAGE)
-        .filter(|start| *start >= kernel_end)
-        .ok_or(BootError::NoRoom { mib: ram_end >> 20 })?;
-    machine
-        .memory
-        .read_exact_volatile_from(
-            GuestAddress(start),
-            &mut image,
-            usize::try_from(len).expect("64-bit program"),
-        )
-        .map_err(|source| BootError::Write {
+    let len = image
+        .metadata()
+        .map_err(|source| BootError::Read {
             what: "initrd",
             source,
-        })?;
-    Ok(start..start + len)
+        })?
+        .len();
+    let place = place_initrd(len, kernel_end, &usable(machine))?;
+    copy(machine, "initrd", &mut image, &(0..len), place.start)?;
+    Ok(place)
 }
 
 /// Puts the command line in its place.
 pub(super) fn write_command_line(machine: &Machine, line: &str) -> Result<(), BootError> {
-    let mut bytes = line.as_bytes().to_vec();
-    if bytes.len() >= layout::COMMAND_LINE_MAX || bytes.contains(&0) {
-        return Err(BootError::CommandLine(bytes.len()));
-    }
-    bytes.push(0);
+    let line = CommandLine::new(line)?;
     machine
         .memory
-        .write_slice(&bytes, GuestAddress(layout::COMMAND_LINE))
+        .write_slice(line.as_bytes(), GuestAddress(layout::COMMAND_LINE))
         .map_err(|source| BootError::Write {
             what: "command line",
             source,
         })
+}
+
+/// Copies bytes of a file to guest memory at `address`.
+fn copy(
+    machine: &Machine,
+    what: &'static str,
+    file: &mut File,
+    bytes: &Range<u64>,
+    address: u64,
+) -> Result<(), BootError> {
+    file.seek(SeekFrom::Start(bytes.start))
+        .map_err(|source| BootError::Read { what, source })?;
+    let len = usize::try_from(bytes.end - bytes.start).expect("64-bit program");
+    machine
+        .memory
+        .read_exact_volatile_from(GuestAddress(address), file, len)
+        .map_err(|source| BootError::Write { what, source })
 }

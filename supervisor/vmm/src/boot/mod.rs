@@ -1,13 +1,16 @@
-//! What is in guest memory when the first vCPU starts: kernel, initrd, command line, ACPI tables, PVH start info.
+//! What is in guest memory when the first vCPU starts: kernel, initrd, command line, ACPI tables, and what the boot protocol asks for.
 
 mod acpi;
 mod aml;
 mod kernel;
+mod memory_map;
 mod start_info;
+mod zero_page;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
+use casemate_kernel::{Entry, Format, ImageError, InvalidCommandLine, NoRoom};
 use vm_memory::GuestMemoryError;
 
 use crate::machine::{EntryPoint, Machine};
@@ -20,8 +23,10 @@ const MACHINE: &str = "reboot=a earlyprintk=ttyS0 console=hvc0";
 /// What to boot.
 #[derive(Debug)]
 pub(crate) struct BootSource {
-    /// An ELF kernel with a PVH note.
+    /// The kernel.
     pub(crate) kernel: OwnedFd,
+    /// What kind of image it is.
+    pub(crate) format: Format,
     /// Its initrd.
     pub(crate) initrd: OwnedFd,
     /// Its command line, without the console.
@@ -32,27 +37,14 @@ pub(crate) struct BootSource {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BootError {
     /// The image is not one that we can load.
-    #[error("the kernel is not a loadable ELF image")]
-    Kernel(#[source] linux_loader::loader::Error),
-    /// No PVH note.
-    #[error(
-        "the kernel has no PVH entry: it was built without CONFIG_PVH, or is a bzImage instead of a vmlinux"
-    )]
-    NotPvh,
-    /// It starts where there is no RAM, or needs what is reserved for tables.
-    #[error("the kernel wants to start at {0:#x}, where a VM of this size has no memory for it")]
-    Entry(u64),
+    #[error(transparent)]
+    Kernel(#[from] ImageError),
     /// Kernel and initrd do not fit.
-    #[error("kernel and initrd need more than the VM's {mib} MiB of memory")]
-    NoRoom {
-        /// RAM below the hole.
-        mib: u64,
-    },
-    /// The command line is longer than Linux reads, or has a NUL in it.
-    #[error(
-        "the kernel command line has {0} bytes, a NUL, or both are too many: the limit is 2047 without NUL"
-    )]
-    CommandLine(usize),
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// The command line is not one.
+    #[error(transparent)]
+    CommandLine(#[from] InvalidCommandLine),
     /// A file could not be read.
     #[error("cannot read the {what}")]
     Read {
@@ -73,12 +65,20 @@ pub(crate) enum BootError {
     },
 }
 
-/// Loads everything and says where the first vCPU begins.
+/// Loads everything and says where the first vCPU begins. What fails leaves nothing that could run.
 pub(crate) fn load(machine: &Machine, source: BootSource) -> Result<EntryPoint, BootError> {
-    let kernel = kernel::load_kernel(machine, File::from(source.kernel))?;
-    let initrd = kernel::load_initrd(machine, File::from(source.initrd), kernel.end)?;
+    let plan = kernel::load_kernel(machine, File::from(source.kernel), source.format)?;
+    let initrd = kernel::load_initrd(machine, File::from(source.initrd), plan.end)?;
     kernel::write_command_line(machine, &format!("{} {MACHINE}", source.command_line))?;
     acpi::write(machine)?;
-    start_info::write(machine, initrd)?;
-    Ok(kernel.entry)
+    match plan.entry {
+        Entry::Pvh { address } => {
+            start_info::write(machine, &initrd)?;
+            Ok(EntryPoint::Pvh { address })
+        }
+        Entry::Long { address, setup } => {
+            zero_page::write(machine, &setup, &initrd)?;
+            Ok(EntryPoint::Long { address })
+        }
+    }
 }

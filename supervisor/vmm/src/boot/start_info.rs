@@ -8,20 +8,30 @@ use linux_loader::loader::elf::start_info::{
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::BootError;
-use crate::machine::{Machine, layout, memory};
+use super::memory_map::{self, Kind};
+use crate::machine::{Machine, layout};
 
 const MAGIC: u32 = 0x336e_c578;
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
 
 /// Writes start info, module list and memory map.
-pub(super) fn write(machine: &Machine, initrd: Range<u64>) -> Result<(), BootError> {
-    let map = memory_map(machine.ram);
+pub(super) fn write(machine: &Machine, initrd: &Range<u64>) -> Result<(), BootError> {
+    let map = memory_map::entries(machine.ram);
     let entries = u32::try_from(map.len()).expect("a handful");
     for (address, entry) in (layout::MEMORY_MAP..)
         .step_by(size_of::<hvm_memmap_table_entry>())
         .zip(map)
     {
+        let entry = hvm_memmap_table_entry {
+            addr: entry.range.start,
+            size: entry.range.end - entry.range.start,
+            type_: match entry.kind {
+                Kind::Ram => RAM,
+                Kind::Reserved => RESERVED,
+            },
+            reserved: 0,
+        };
         put(machine, entry, address)?;
     }
     let module = hvm_modlist_entry {
@@ -52,49 +62,4 @@ fn put<T: ByteValued>(machine: &Machine, value: T, address: u64) -> Result<(), B
             what: "start info",
             source,
         })
-}
-
-/// What the guest may use: RAM without the tables, and the configuration space, which Linux wants to see reserved.
-fn memory_map(ram: u64) -> Vec<hvm_memmap_table_entry> {
-    let entry = |range: Range<u64>, type_| hvm_memmap_table_entry {
-        addr: range.start,
-        size: range.end - range.start,
-        type_,
-        reserved: 0,
-    };
-    let mut map = vec![
-        entry(0..layout::LOW_RAM_END, RAM),
-        entry(layout::LOW_RAM_END..layout::HIGH_RAM_START, RESERVED),
-        entry(layout::HIGH_RAM_START..memory::low_end(ram), RAM),
-        entry(layout::ECAM..layout::ECAM + layout::ECAM_LEN, RESERVED),
-    ];
-    map.extend(
-        memory::regions(ram)
-            .into_iter()
-            .skip(1)
-            .map(|region| entry(region.start..region.start + region.len, RAM)),
-    );
-    map
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_map_is_sorted_disjoint_and_holds_all_ram_but_the_tables() {
-        for ram in [64 << 20, 3 << 30, (3 << 30) + (1 << 20), 16_u64 << 30] {
-            let map = memory_map(ram);
-            for pair in map.windows(2) {
-                assert!(pair[0].addr + pair[0].size <= pair[1].addr, "{ram:#x}");
-            }
-            let usable: u64 = map
-                .iter()
-                .filter(|entry| entry.type_ == RAM)
-                .map(|entry| entry.size)
-                .sum();
-            let tables = layout::HIGH_RAM_START - layout::LOW_RAM_END;
-            assert_eq!(usable, ram - tables, "{ram:#x}");
-        }
-    }
 }

@@ -26,9 +26,25 @@ fn io_error(error: kvm_ioctls::Error) -> io::Error {
 /// ever changes the routing table.
 pub(crate) struct KvmRoutes {
     vm: Arc<VmFd>,
-    routes: Mutex<Vec<Route>>,
+    routes: Mutex<Routes>,
     /// Routes are only noted, until [`KvmRoutes::commit`].
     deferred: AtomicBool,
+}
+
+#[derive(Default)]
+struct Routes {
+    /// By their numbers.
+    all: Vec<Route>,
+    /// Numbers of those that no device has.
+    free: Vec<u32>,
+    /// No more are made.
+    sealed: bool,
+}
+
+impl Routes {
+    fn get_mut(&mut self, route: RouteId) -> Option<&mut Route> {
+        self.all.get_mut(usize::try_from(route.0).ok()?)
+    }
 }
 
 struct Route {
@@ -60,9 +76,9 @@ impl KvmRoutes {
     /// then sends the interrupts that were asked for meanwhile.
     pub(crate) fn commit(&self) -> io::Result<()> {
         let mut routes = self.lock();
-        self.apply(&routes)?;
+        self.apply(&routes.all)?;
         self.deferred.store(false, Ordering::Release);
-        for route in routes.iter_mut() {
+        for route in &mut routes.all {
             if std::mem::take(&mut route.owed) {
                 route.fire();
             }
@@ -70,8 +86,21 @@ impl KvmRoutes {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Route>> {
+    fn lock(&self) -> MutexGuard<'_, Routes> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes routes ahead, for devices that come while the VM runs, and no others from now on: threads have their
+    /// filters then, and none may register an irqfd.
+    pub(crate) fn seal(&self, spare: usize) -> io::Result<()> {
+        let made: Vec<_> = (0..spare)
+            .map(|_| self.allocate())
+            .collect::<io::Result<_>>()?;
+        for route in made {
+            self.release(route);
+        }
+        self.lock().sealed = true;
+        Ok(())
     }
 
     /// Gives KVM the whole table, as it wants it each time.
@@ -89,15 +118,18 @@ impl KvmRoutes {
 impl MsiRouter for KvmRoutes {
     fn allocate(&self) -> io::Result<RouteId> {
         let mut routes = self.lock();
-        let index = u32::try_from(routes.len())
+        if let Some(number) = routes.free.pop() {
+            return Ok(RouteId(number));
+        }
+        let index = u32::try_from(routes.all.len())
             .ok()
-            .filter(|_| routes.len() < MAX_ROUTES)
+            .filter(|_| !routes.sealed && routes.all.len() < MAX_ROUTES)
             .ok_or_else(|| io::Error::other("out of interrupt routes"))?;
         let signal = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         self.vm
             .register_irqfd(&signal, layout::FIRST_MSI_GSI + index)
             .map_err(io_error)?;
-        routes.push(Route {
+        routes.all.push(Route {
             signal,
             message: None,
             owed: false,
@@ -107,19 +139,16 @@ impl MsiRouter for KvmRoutes {
 
     fn update(&self, route: RouteId, message: MsiMessage) -> io::Result<()> {
         let mut routes = self.lock();
-        let entry = usize::try_from(route.0)
-            .ok()
-            .and_then(|index| routes.get_mut(index))
+        let entry = routes
+            .get_mut(route)
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let before = entry.message.replace(message);
         if self.deferred.load(Ordering::Acquire) {
             return Ok(());
         }
-        let result = self.apply(&routes);
+        let result = self.apply(&routes.all);
         if result.is_err()
-            && let Some(entry) = usize::try_from(route.0)
-                .ok()
-                .and_then(|index| routes.get_mut(index))
+            && let Some(entry) = routes.get_mut(route)
         {
             // What KVM refused must not spoil the table for the other vectors.
             entry.message = before;
@@ -129,15 +158,22 @@ impl MsiRouter for KvmRoutes {
 
     fn trigger(&self, route: RouteId) {
         let mut routes = self.lock();
-        if let Some(route) = usize::try_from(route.0)
-            .ok()
-            .and_then(|index| routes.get_mut(index))
-        {
+        if let Some(route) = routes.get_mut(route) {
             if self.deferred.load(Ordering::Acquire) {
                 route.owed = true;
             } else {
                 route.fire();
             }
+        }
+    }
+
+    fn release(&self, route: RouteId) {
+        let mut routes = self.lock();
+        if let Some(entry) = routes.get_mut(route) {
+            // KVM's table keeps the message until the next update; nobody triggers it.
+            entry.message = None;
+            entry.owed = false;
+            routes.free.push(route.0);
         }
     }
 }

@@ -3,6 +3,8 @@
 //! ```text
 //!          0x500  GDT of the first vCPU
 //!         0x6000  PVH start info, module list, memory map
+//!         0x7000  zero page of a bzImage
+//!         0x9000  page tables that a bzImage starts with
 //!        0x20000  kernel command line
 //!        0x9fc00  ---- end of low RAM as the guest is told
 //!        0xe0000  ACPI: RSDP first, then the other tables (reserved, but RAM to us)
@@ -35,10 +37,12 @@ pub(crate) const START_INFO: u64 = 0x6000;
 pub(crate) const MODULE_LIST: u64 = 0x6040;
 /// Its memory map.
 pub(crate) const MEMORY_MAP: u64 = 0x6100;
+/// The zero page of Linux's 64-bit boot protocol.
+pub(crate) const ZERO_PAGE: u64 = 0x7000;
+/// Page tables that map the first 4 GiB: six pages.
+pub(crate) const PAGE_TABLES: u64 = 0x9000;
 /// The kernel command line.
 pub(crate) const COMMAND_LINE: u64 = 0x2_0000;
-/// Longest command line with its NUL; Linux on x86 reads no more.
-pub(crate) const COMMAND_LINE_MAX: usize = 2048;
 /// The ACPI tables.
 pub(crate) const ACPI: Range<u64> = 0xe_0000..0x10_0000;
 
@@ -67,6 +71,8 @@ pub(crate) const COM1_GSI: u32 = 4;
 pub(crate) const I8042_COMMAND: u16 = 0x64;
 /// Sleep control, sleep status and reset register of the FADT, one byte each.
 pub(crate) const POWER: u16 = 0x600;
+/// Registers of the hot-plug controller.
+pub(crate) const HOT_PLUG: u16 = 0x610;
 /// The PCI address and data ports.
 pub(crate) const PCI_PORTS: u16 = 0xcf8;
 /// Both are four bytes.
@@ -76,6 +82,8 @@ pub(crate) const PCI_PORTS_LEN: u16 = 8;
 pub(crate) const POWER_BUTTON_GSI: u32 = 5;
 /// Interrupt of the generic event device: the VM has another generation, it is a clone.
 pub(crate) const GENERATION_GSI: u32 = 6;
+/// Interrupt of the generic event device: a function came to a slot or is to leave it.
+pub(crate) const HOT_PLUG_GSI: u32 = 7;
 /// Where the guest finds its generation, 16 bytes: the last page of the reserved part of the first megabyte.
 pub(crate) const GENERATION: u64 = ACPI.end - 0x1000;
 /// Inputs of the I/O APIC.

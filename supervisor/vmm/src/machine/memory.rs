@@ -4,23 +4,19 @@ use std::fs::File;
 use std::sync::Arc;
 
 use casemate_devices::virtio::Memory;
+use casemate_vm::RamSize;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use super::layout;
 
-/// Smallest guest that is worth starting: a kernel, its initrd and the tables must fit.
-const MIN: u64 = 32 << 20;
-
 /// RAM could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RamError {
-    /// Less than a kernel needs, or more than the vCPU can address below the 64-bit PCI window.
-    #[error("{mib} MiB of memory; this machine's VMs can have {min} to {max} MiB")]
-    Size {
+    /// More than the vCPU can address below the 64-bit PCI window.
+    #[error("{mib} MiB of memory; a VM on this processor can have at most {max} MiB")]
+    TooMuch {
         /// What was asked for.
         mib: u64,
-        /// Least.
-        min: u64,
         /// Most.
         max: u64,
     },
@@ -35,14 +31,18 @@ pub(crate) enum RamError {
     File(#[source] std::io::Error),
 }
 
-/// Reserves `bytes` of guest RAM below `limit`. Pages are given by the kernel as the guest touches them.
+/// Reserves guest RAM below `limit`. Pages are given by the kernel as the guest touches them.
 /// With a file, RAM begins with its bytes, and what the guest writes stays in this process.
-pub(crate) fn allocate(bytes: u64, limit: u64, saved: Option<&File>) -> Result<Memory, RamError> {
+pub(crate) fn allocate(
+    size: RamSize,
+    limit: u64,
+    saved: Option<&File>,
+) -> Result<Memory, RamError> {
+    let bytes = size.bytes();
     let max = limit - (layout::HOLE_END - layout::HOLE_START);
-    if !(MIN..=max).contains(&bytes) {
-        return Err(RamError::Size {
+    if bytes > max {
+        return Err(RamError::TooMuch {
             mib: bytes >> 20,
-            min: MIN >> 20,
             max: max >> 20,
         });
     }
@@ -75,9 +75,8 @@ fn map(region: Region, file: Option<FileOffset>) -> Result<GuestRegionMmap, RamE
     };
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let mapping = MmapRegion::build(file, len, protection, flags).map_err(RamError::Map)?;
-    GuestRegionMmap::new(mapping, GuestAddress(region.start)).ok_or(RamError::Size {
+    GuestRegionMmap::new(mapping, GuestAddress(region.start)).ok_or(RamError::TooMuch {
         mib: region.len >> 20,
-        min: MIN >> 20,
         max: u64::MAX >> 20,
     })
 }
@@ -136,14 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn impossible_sizes_are_refused() {
+    fn no_more_than_the_processor_addresses() {
         let limit = layout::pci_window_64(36).start;
-        for bytes in [0, MIN - 1, limit, u64::MAX] {
-            assert!(matches!(
-                allocate(bytes, limit, None),
-                Err(RamError::Size { .. })
-            ));
-        }
-        assert!(allocate(MIN, limit, None).is_ok());
+        assert!(matches!(
+            allocate(RamSize::MAX, limit, None),
+            Err(RamError::TooMuch { .. })
+        ));
+        assert!(allocate(RamSize::MIN, limit, None).is_ok());
+        let limit = layout::pci_window_64(39).start;
+        assert!(allocate(RamSize::MAX, limit, None).is_ok());
     }
 }

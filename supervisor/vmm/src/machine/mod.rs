@@ -14,13 +14,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use casemate_devices::virtio::Memory;
+use casemate_vm::{RamSize, VcpuCount};
+use casemate_vmm_control::CpuModel;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 pub(crate) use host::HostId;
 pub(crate) use interrupts::{KvmKicks, KvmRoutes, Line};
 pub(crate) use registers::EntryPoint;
-pub(crate) use slots::WindowSlot;
+pub(crate) use slots::{ASSIGNED_SLOTS, WindowSlot};
 
 use crate::inherited;
 use state::{ChipState, VcpuState};
@@ -49,6 +51,9 @@ pub(crate) enum MachineError {
     /// RAM could not be made.
     #[error(transparent)]
     Ram(#[from] memory::RamError),
+    /// The processor is less than the CPU model.
+    #[error(transparent)]
+    Cpu(#[from] cpuid::MissingFeature),
 }
 
 /// Names the step in an error.
@@ -75,15 +80,16 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Makes a VM with `ram` bytes and `vcpus` vCPUs, in the state of a machine at reset. Its RAM is empty, or a private
+    /// Makes a VM with `ram` and `vcpus` of a model, in the state of a machine at reset. Its RAM is empty, or a private
     /// copy of `saved`, whose bytes it begins with.
     ///
     /// # Errors
     /// [`MachineError`]; nothing is left behind.
     pub(crate) fn new(
         kvm: OwnedFd,
-        ram: u64,
-        vcpus: u8,
+        ram: RamSize,
+        vcpus: VcpuCount,
+        cpu: CpuModel,
         saved: Option<&File>,
     ) -> Result<Self, MachineError> {
         let kvm = inherited::kvm(kvm);
@@ -109,7 +115,8 @@ impl Machine {
             "list CPU features",
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES),
         )?;
-        let pci_window_64 = layout::pci_window_64(cpuid::physical_bits(supported.as_slice()));
+        let shown = cpuid::model(supported.as_slice(), cpu)?;
+        let pci_window_64 = layout::pci_window_64(cpuid::physical_bits(&shown));
         let memory = memory::allocate(ram, pci_window_64.start, saved)?;
 
         let vm = to("make a VM", kvm.create_vm())?;
@@ -132,15 +139,15 @@ impl Machine {
         )?;
         let msrs = to("list its registers", kvm.get_msr_index_list())?;
         let msrs = msrs.as_slice().to_vec();
-        let host = HostId::of(&kvm, supported.as_slice(), &msrs, vcpus);
-        let vcpus = (0..vcpus)
-            .map(|index| vcpu(&kvm, &vm, supported.as_slice(), index, vcpus))
+        let host = HostId::of(&kvm, &shown, &msrs, vcpus.get());
+        let vcpus = (0..vcpus.get())
+            .map(|index| vcpu(&kvm, &vm, &shown, index, vcpus))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             vcpus,
             vm: Arc::new(vm),
             memory,
-            ram,
+            ram: ram.bytes(),
             pci_window_64,
             msrs,
             host,
@@ -178,17 +185,17 @@ impl Machine {
 fn vcpu(
     kvm: &Kvm,
     vm: &VmFd,
-    supported: &[kvm_bindings::kvm_cpuid_entry2],
+    shown: &[kvm_bindings::kvm_cpuid_entry2],
     index: u8,
-    count: u8,
+    count: VcpuCount,
 ) -> Result<VcpuFd, MachineError> {
     let vcpu = to("make a vCPU", vm.create_vcpu(u64::from(index)))?;
     let topology = cpuid::Topology {
         index,
-        count,
+        count: count.get(),
         tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
     };
-    let entries = cpuid::normalise(supported, topology);
+    let entries = cpuid::normalise(shown, topology);
     let entries = CpuId::from_entries(&entries).map_err(|_| MachineError::Kvm {
         what: "take that many CPU feature leaves",
         source: kvm_ioctls::Error::new(rustix::io::Errno::TOOBIG.raw_os_error()),

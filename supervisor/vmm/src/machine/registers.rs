@@ -1,4 +1,4 @@
-//! vCPU state: MSRs and local APIC at reset, and the registers that the PVH boot protocol asks for.
+//! vCPU state: MSRs and local APIC at reset, and the registers that the boot protocols ask for.
 
 use casemate_devices::virtio::Memory;
 use kvm_bindings::{Msrs, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment};
@@ -7,11 +7,19 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{MachineError, layout, to};
 
-/// Where a PVH kernel starts: 32-bit protected mode without paging.
+/// Where a kernel starts, and in which state of the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct EntryPoint {
-    /// Address of the first instruction.
-    pub(crate) address: u32,
+pub(crate) enum EntryPoint {
+    /// PVH: 32-bit protected mode without paging, EBX at the start info.
+    Pvh {
+        /// Address of the first instruction.
+        address: u32,
+    },
+    /// Linux's 64-bit protocol: long mode, the first 4 GiB mapped to themselves, RSI at the zero page.
+    Long {
+        /// Address of the first instruction.
+        address: u64,
+    },
 }
 
 /// MSRs of a fresh vCPU: no system call entries, strings fast, and all memory write-back unless said otherwise,
@@ -32,15 +40,24 @@ const MSRS: [(u32, u64); 11] = [
 
 /// Brings a vCPU whose CPUID is set into its first state.
 pub(super) fn reset(vcpu: &VcpuFd) -> Result<(), MachineError> {
-    let entries = MSRS.map(|(index, data)| kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    });
-    let msrs = Msrs::from_entries(&entries).expect("fewer than KVM's limit");
-    let written = to("set model-specific registers", vcpu.set_msrs(&msrs))?;
-    if let Some((index, _)) = MSRS.get(written) {
+    let mut rest = MSRS.as_slice();
+    // KVM stops at the first one that it does not know.
+    while !rest.is_empty() {
+        let entries: Vec<_> = rest
+            .iter()
+            .map(|(index, data)| kvm_msr_entry {
+                index: *index,
+                data: *data,
+                ..Default::default()
+            })
+            .collect();
+        let msrs = Msrs::from_entries(&entries).expect("fewer than KVM's limit");
+        let written = to("set model-specific registers", vcpu.set_msrs(&msrs))?;
+        let Some(((index, _), after)) = rest.get(written..).and_then(<[_]>::split_first) else {
+            break;
+        };
         tracing::warn!(msr = %format_args!("{index:#x}"), "KVM does not know this register");
+        rest = after;
     }
     let mut lapic = to("read the local APIC", vcpu.get_lapic())?;
     set_local_interrupts(&mut lapic);
@@ -63,27 +80,35 @@ fn set_local_interrupts(lapic: &mut kvm_lapic_state) {
 
 /// Flat code: present, 32-bit, execute and read.
 const CODE: u16 = 0xc09b;
+/// Flat code of long mode.
+const CODE_64: u16 = 0xa09b;
 /// Flat data: present, 32-bit, read and write.
 const DATA: u16 = 0xc093;
-/// Busy 32-bit task state.
+/// Busy task state.
 const TASK: u16 = 0x008b;
 
-/// Registers of the PVH boot protocol: flat segments, EBX at the start info, a task register with a limit.
+const PROTECTED: u64 = 1 << 0;
+const COPROCESSOR: u64 = 1 << 4;
+const PAGING: u64 = 1 << 31;
+const PHYSICAL_ADDRESS_EXTENSION: u64 = 1 << 5;
+const LONG_MODE_ENABLE: u64 = 1 << 8;
+const LONG_MODE_ACTIVE: u64 = 1 << 10;
+
+/// Registers of the kernel's boot protocol: flat segments with the numbers that Linux's protocol names (code 2,
+/// data 3), a task register with a limit, the boot information in a register.
 pub(super) fn enter(vcpu: &VcpuFd, memory: &Memory, entry: EntryPoint) -> Result<(), MachineError> {
-    const PROTECTED: u64 = 0x1;
-    const COPROCESSOR: u64 = 0x10;
-    let code = segment(1, CODE, 0xffff_ffff);
-    let data = segment(2, DATA, 0xffff_ffff);
-    let task = segment(3, TASK, 0x67);
-    let table = [0, descriptor(code), descriptor(data), descriptor(task)];
-    for (index, value) in (0_u64..).zip(table) {
-        memory
-            .write_obj(value, GuestAddress(layout::GDT + index * 8))
-            .expect("RAM begins at 0 and is larger than the first page");
-    }
+    let flags = match entry {
+        EntryPoint::Pvh { .. } => CODE,
+        EntryPoint::Long { .. } => CODE_64,
+    };
+    let code = segment(2, flags, 0xffff_ffff);
+    let data = segment(3, DATA, 0xffff_ffff);
+    let task = segment(4, TASK, 0x67);
+    let table = [0, 0, descriptor(code), descriptor(data), descriptor(task)];
+    write_table(memory, layout::GDT, &table);
     let mut sregs = to("read segment registers", vcpu.get_sregs())?;
     sregs.gdt.base = layout::GDT;
-    sregs.gdt.limit = 4 * 8 - 1;
+    sregs.gdt.limit = 5 * 8 - 1;
     sregs.idt.base = 0;
     sregs.idt.limit = 0;
     (sregs.cs, sregs.tr) = (code, task);
@@ -98,14 +123,56 @@ pub(super) fn enter(vcpu: &VcpuFd, memory: &Memory, entry: EntryPoint) -> Result
     }
     sregs.cr0 = PROTECTED | COPROCESSOR;
     (sregs.cr3, sregs.cr4, sregs.efer) = (0, 0, 0);
-    to("set segment registers", vcpu.set_sregs(&sregs))?;
-    let regs = kvm_regs {
+    let mut regs = kvm_regs {
         rflags: 0x2,
-        rip: u64::from(entry.address),
-        rbx: layout::START_INFO,
         ..Default::default()
     };
+    match entry {
+        EntryPoint::Pvh { address } => {
+            regs.rip = u64::from(address);
+            regs.rbx = layout::START_INFO;
+        }
+        EntryPoint::Long { address } => {
+            map_identity(memory);
+            sregs.cr0 |= PAGING;
+            sregs.cr3 = layout::PAGE_TABLES;
+            sregs.cr4 = PHYSICAL_ADDRESS_EXTENSION;
+            sregs.efer = LONG_MODE_ENABLE | LONG_MODE_ACTIVE;
+            regs.rip = address;
+            regs.rsi = layout::ZERO_PAGE;
+        }
+    }
+    to("set segment registers", vcpu.set_sregs(&sregs))?;
     to("set registers", vcpu.set_regs(&regs))
+}
+
+/// Page tables that map the first 4 GiB to themselves, in pages of 2 MiB.
+fn map_identity(memory: &Memory) {
+    const PAGE: u64 = 4096;
+    const PRESENT_WRITABLE: u64 = 0b11;
+    const LARGE: u64 = 1 << 7;
+    const DIRECTORIES: u64 = layout::PAGE_TABLES + 2 * PAGE;
+    write_table(
+        memory,
+        layout::PAGE_TABLES,
+        &[(layout::PAGE_TABLES + PAGE) | PRESENT_WRITABLE],
+    );
+    let directories: Vec<_> = (0..4)
+        .map(|index| (DIRECTORIES + index * PAGE) | PRESENT_WRITABLE)
+        .collect();
+    write_table(memory, layout::PAGE_TABLES + PAGE, &directories);
+    let pages: Vec<_> = (0..4 * 512)
+        .map(|index| (index << 21) | PRESENT_WRITABLE | LARGE)
+        .collect();
+    write_table(memory, DIRECTORIES, &pages);
+}
+
+fn write_table(memory: &Memory, address: u64, table: &[u64]) {
+    for (place, value) in (address..).step_by(8).zip(table) {
+        memory
+            .write_obj(*value, GuestAddress(place))
+            .expect("every VM has the RAM that boot tables are in");
+    }
 }
 
 /// Segment number `index` of the table, from 0 to `limit`. `flags` are bits 8 to 23 of a descriptor's high half.
@@ -157,11 +224,42 @@ mod tests {
     fn descriptors_are_those_of_the_manual() {
         for (flags, limit, expected) in [
             (CODE, 0xffff_ffff, 0x00cf_9b00_0000_ffff),
+            (CODE_64, 0xffff_ffff, 0x00af_9b00_0000_ffff),
             (DATA, 0xffff_ffff, 0x00cf_9300_0000_ffff),
             (TASK, 0x67, 0x0000_8b00_0000_0067),
         ] {
             assert_eq!(descriptor(segment(1, flags, limit)), expected, "{flags:#x}");
         }
+    }
+
+    #[test]
+    fn the_first_4_gib_are_mapped_to_themselves() {
+        let memory = std::sync::Arc::new(
+            vm_memory::GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory"),
+        );
+        map_identity(&memory);
+        let read = |address: u64| -> u64 { memory.read_obj(GuestAddress(address)).expect("RAM") };
+        for address in [
+            0,
+            0x1f_ffff,
+            0x20_0000,
+            0x100_0200,
+            0xbfff_f000,
+            0xffff_ffff_u64,
+        ] {
+            let mut table = layout::PAGE_TABLES;
+            for shift in [39, 30] {
+                let entry = read(table + ((address >> shift) & 0x1ff) * 8);
+                assert_eq!(entry & 0xfff, 0b11, "{address:#x}");
+                table = entry & !0xfff;
+                assert!(table + 4096 <= layout::COMMAND_LINE);
+            }
+            let entry = read(table + ((address >> 21) & 0x1ff) * 8);
+            assert_eq!(entry, (address & !0x1f_ffff) | 0x83, "{address:#x}");
+        }
+        // 4 GiB and more are not mapped.
+        assert_eq!(read(layout::PAGE_TABLES + 8), 0);
+        assert_eq!(read(layout::PAGE_TABLES + 4096 + 4 * 8), 0);
     }
 
     #[test]

@@ -17,6 +17,8 @@ use vm_memory::{FileOffset, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 /// Slot of the window memory; RAM has the ones below.
 const WINDOW_SLOT: u32 = 8;
+/// First slot of pieces of assigned devices; no other slots are above it.
+pub(crate) const ASSIGNED_SLOTS: u32 = 16;
 
 /// Shows all of `memory` to the guest, and keeps it mapped until the process ends: a vCPU thread may outlive everything
 /// else when the VM is killed.

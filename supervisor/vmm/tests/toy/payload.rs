@@ -22,6 +22,17 @@ pub(crate) enum End {
     PowerOffAfterSweep = 5,
 }
 
+/// What the guest does when it finds this byte at offset 0 of the window memory: one access to a port, whose number is
+/// at offset 8 and whose four bytes are at offset 12. It clears the byte when it has.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub(crate) enum Access {
+    /// Reads.
+    In = 6,
+    /// Writes.
+    Out = 7,
+}
+
 /// Where the payload is loaded and starts.
 const BASE: u32 = 0x10_0000;
 /// Where it puts the window memory: the start of the 32-bit PCI window.
@@ -124,9 +135,29 @@ pub(crate) fn elf(slot: u8) -> Vec<u8> {
     }
     code.place_bar(slot, 0x18, WINDOW);
     code.store_double_word(WINDOW + 4, GREETING);
+    let wait = code.here();
     code.bytes(&[0xa0]); // wait: mov al, [WINDOW]
     code.bytes(&WINDOW.to_le_bytes());
     code.bytes(&[0x84, 0xc0, 0x74, 0xf7]); // test al, al; jz wait
+    for access in [Access::In, Access::Out] {
+        code.when_al(access as u8, |code| {
+            code.bytes(&[0x8b, 0x15]); // mov edx, [WINDOW + 8]
+            code.bytes(&(WINDOW + 8).to_le_bytes());
+            match access {
+                Access::In => code.bytes(&[0xed, 0xa3]), // in eax, dx; mov [WINDOW + 12], eax
+                Access::Out => code.bytes(&[0xa1]),      // mov eax, [WINDOW + 12]
+            }
+            code.bytes(&(WINDOW + 12).to_le_bytes());
+            if matches!(access, Access::Out) {
+                code.bytes(&[0xef]); // out dx, eax
+            }
+            code.bytes(&[0xc6, 0x05]); // mov byte [WINDOW], 0
+            code.bytes(&WINDOW.to_le_bytes());
+            code.bytes(&[0]);
+            code.mov_eax(wait);
+            code.bytes(&[0xff, 0xe0]); // jmp eax
+        });
+    }
     code.when_al(End::PowerOff as u8, |code| {
         code.out_byte(0x600, 5 << 2 | 1 << 5);
     });

@@ -6,12 +6,16 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use casemate_link::PacketSocket;
-use casemate_vm::{Mebibytes, VmId};
-use casemate_vmm_control::{Action, Event, Launch, MAX_CONTROL, decode, encode, ring_log};
+use casemate_vm::{RamSize, VmClass, VmId};
+use casemate_vmm_control::{
+    Action, CpuModel, Event, KernelFormat, Launch, MAX_CONTROL, decode, encode, ring_log,
+};
 use rustix::fs::MemfdFlags;
 use rustix::io::FdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitOptions};
+
+use crate::payload::Access;
 
 /// How long anything may take on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -39,6 +43,10 @@ pub(crate) fn memory(name: &str, content: &[u8]) -> OwnedFd {
 
 impl Parts {
     pub(crate) fn new(kernel: &[u8]) -> Self {
+        Self::with_initrd(kernel, b"none")
+    }
+
+    pub(crate) fn with_initrd(kernel: &[u8], initrd: &[u8]) -> Self {
         let window = memory("window", &[]);
         rustix::fs::ftruncate(&window, WINDOW).expect("memory");
         let listener =
@@ -52,7 +60,7 @@ impl Parts {
             .expect("a Unix address");
         Self {
             kernel: memory("kernel", kernel),
-            initrd: memory("initrd", b"none"),
+            initrd: memory("initrd", initrd),
             window,
             log: memory("log", &[]),
             listener,
@@ -65,10 +73,13 @@ impl Parts {
         Launch {
             name: "toy".parse().expect("a name"),
             id: self.id,
-            memory: Mebibytes(64),
-            vcpus: 2,
+            class: VmClass::Cloneable,
+            memory: RamSize::MIN,
+            vcpus: 2_u8.try_into().expect("a number of vCPUs"),
+            cpu: CpuModel::Host,
             cmdline: "quiet".to_owned(),
             kernel: self.kernel.as_raw_fd(),
+            kernel_format: KernelFormat::Elf,
             initrd: self.initrd.as_raw_fd(),
             disks: Vec::new(),
             window_memory: Some(self.window.as_raw_fd()),
@@ -77,6 +88,7 @@ impl Parts {
             networks: Vec::new(),
             balloon: false,
             restore: None,
+            assigned: None,
             links: Vec::new(),
             kvm: None,
         }
@@ -85,9 +97,17 @@ impl Parts {
 
 /// Runs the launcher to its end.
 pub(crate) fn start(launch: &Launch) -> Output {
-    let description = memory("launch", &encode(launch));
+    start_described(&encode(launch))
+}
+
+/// Runs the launcher with any description to its end.
+pub(crate) fn start_described(description: &[u8]) -> Output {
+    let description = memory("launch", description);
     rustix::io::fcntl_setfd(&description, FdFlags::empty()).expect("open");
-    Command::new(env!("CARGO_BIN_EXE_casemate-vmm"))
+    // Elsewhere than where it was built when a test runs in the lab.
+    let program = std::env::var_os("CASEMATE_VMM")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_casemate-vmm").into());
+    Command::new(program)
         .args(["--launch", &description.as_raw_fd().to_string()])
         .output()
         .expect("the program was built")
@@ -130,7 +150,7 @@ impl Vm {
         Self::start_as(parts, &parts.launch())
     }
 
-    /// The same, described otherwise.
+    /// Starts a VM that is described otherwise.
     pub(crate) fn start_as(parts: &Parts, launch: &Launch) -> Self {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("allowed");
         let output = start(launch);
@@ -186,6 +206,15 @@ impl Vm {
         self.ended = true;
         status.exit_status()
     }
+}
+
+/// Has the guest read from a port, or write to it.
+pub(crate) fn port(parts: &Parts, access: Access, port: u16, value: u32) -> u32 {
+    let words = [u32::from(port), value].map(u32::to_le_bytes).concat();
+    rustix::io::pwrite(&parts.window, &words, 8).expect("memory");
+    rustix::io::pwrite(&parts.window, &[access as u8], 0).expect("memory");
+    eventually("an access to a port", || peek(&parts.window, 0)[0] == 0);
+    u32::from_le_bytes(peek(&parts.window, 12))
 }
 
 /// Bytes of the window memory.

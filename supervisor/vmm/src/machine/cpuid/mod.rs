@@ -1,8 +1,11 @@
-//! What a vCPU says it is: the host's features as KVM offers them, made consistent for `count` cores of one package.
+//! What a vCPU says it is: the features of a CPU model, made consistent for `count` cores of one package.
 //!
 //! Pure: entries in, entries out. Taken away: nested virtualization and performance counters, which are attack surface
 //! that nobody in a VM asked for.
 
+mod compatible;
+
+use casemate_vmm_control::CpuModel;
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 /// Where a vCPU is among its siblings: every vCPU is a core with one thread, all in one package.
@@ -43,6 +46,22 @@ pub(super) fn physical_bits(entries: &[kvm_cpuid_entry2]) -> u8 {
         .iter()
         .find(|entry| entry.function == ADDRESS_SIZES)
         .map_or(36, |entry| entry.eax.to_le_bytes()[0])
+}
+
+pub(crate) use compatible::MissingFeature;
+
+/// What a model shows of what KVM supports, before topology.
+///
+/// # Errors
+/// [`MissingFeature`] when this host has less than the model.
+pub(super) fn model(
+    supported: &[kvm_cpuid_entry2],
+    model: CpuModel,
+) -> Result<Vec<kvm_cpuid_entry2>, MissingFeature> {
+    match model {
+        CpuModel::Host => Ok(supported.to_vec()),
+        CpuModel::Compatible => compatible::reduce(supported),
+    }
 }
 
 /// The features of one vCPU.
@@ -142,7 +161,7 @@ fn set(register: &mut u32, bit: u32, on: bool) {
 mod tests {
     use super::*;
 
-    fn leaf(function: u32, registers: [u32; 4]) -> kvm_cpuid_entry2 {
+    pub(super) fn leaf(function: u32, registers: [u32; 4]) -> kvm_cpuid_entry2 {
         let [eax, ebx, ecx, edx] = registers;
         kvm_cpuid_entry2 {
             function,

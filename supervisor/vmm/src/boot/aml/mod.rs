@@ -1,11 +1,14 @@
-//! The DSDT's definition block: PCI root, serial port, power button, generation, their event device, S5.
+//! The DSDT's definition block: PCI root with its slots, serial port, power button, generation, the event device, S5.
+
+mod events;
+mod hot_plug;
 
 use std::ops::Range;
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Arg, Device, EISAName, Equal, IO, If, Interrupt,
-    Memory32Fixed, Method, Name, Notify, Package, Path, ResourceTemplate, Scope,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
+    Package, Path, ResourceTemplate, Scope,
 };
 
 use crate::machine::layout;
@@ -20,9 +23,13 @@ pub(super) fn definition_block(window_64: Range<u64>) -> Vec<u8> {
             &pci_root(window_64),
             &motherboard(),
             &serial_port(),
-            &PowerButton,
-            &generation(),
-            &Events,
+            &events::power_button(),
+            &events::generation(),
+            &events::device(&[
+                events::power_button_source(),
+                events::generation_source(),
+                hot_plug::source(),
+            ]),
         ],
     )
     .to_aml_bytes(&mut bytes);
@@ -84,6 +91,7 @@ fn pci_root(window_64: Range<u64>) -> Made {
                     ),
                 ]),
             ),
+            &hot_plug::slots(),
         ],
     ))
 }
@@ -124,74 +132,26 @@ fn serial_port() -> Made {
     ))
 }
 
-/// Says where the guest finds its generation (Microsoft's "Virtual Machine Generation ID", which Linux drives).
-fn generation() -> Made {
-    let low = u32::try_from(layout::GENERATION).expect("below 4 GiB");
-    make(&Device::new(
-        name("VGEN"),
-        vec![
-            &Name::new(name("_HID"), &"VMGENCTR"),
-            &Name::new(name("_CID"), &"VM_Gen_Counter"),
-            &Name::new(name("_DDN"), &"VM_Gen_Counter"),
-            &Name::new(name("_UID"), &0_u8),
-            &Name::new(name("ADDR"), &Package::new(vec![&low, &0_u32])),
-        ],
-    ))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The button.
-struct PowerButton;
-
-impl Aml for PowerButton {
-    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
-        Device::new(
-            name("PWRB"),
-            vec![
-                &Name::new(name("_HID"), &EISAName::new("PNP0C0C")),
-                &Name::new(name("_UID"), &0_u8),
-            ],
-        )
-        .to_aml_bytes(sink);
+    /// Whether `bytes` has `part` in it, and where it ends.
+    pub(super) fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
+        let at = bytes.windows(part.len()).position(|some| some == part)?;
+        Some(at + part.len())
     }
-}
 
-/// The generic event device (ACPI 6.5, 5.6.9), whose interrupts say that the button was pressed, and that the generation
-/// is a new one.
-struct Events;
-
-impl Aml for Events {
-    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
-        const HAPPENED: u8 = 0x80;
-        let interrupt = |gsi| Interrupt::new(true, true, false, false, gsi);
-        Device::new(
-            name("GED_"),
-            vec![
-                &Name::new(name("_HID"), &"ACPI0013"),
-                &Name::new(name("_UID"), &0_u8),
-                &Name::new(
-                    name("_CRS"),
-                    &ResourceTemplate::new(vec![
-                        &interrupt(layout::POWER_BUTTON_GSI),
-                        &interrupt(layout::GENERATION_GSI),
-                    ]),
-                ),
-                &Method::new(
-                    name("_EVT"),
-                    1,
-                    true,
-                    vec![
-                        &If::new(
-                            &Equal::new(&Arg(0), &layout::POWER_BUTTON_GSI),
-                            vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &HAPPENED)],
-                        ),
-                        &If::new(
-                            &Equal::new(&Arg(0), &layout::GENERATION_GSI),
-                            vec![&Notify::new(&Path::new("\\_SB_.VGEN"), &HAPPENED)],
-                        ),
-                    ],
-                ),
-            ],
-        )
-        .to_aml_bytes(sink);
+    #[test]
+    fn the_block_has_its_devices_in_the_scope_of_the_system_bus() {
+        let block = definition_block(0x40_0000_0000..0x80_0000_0000);
+        assert_eq!(block[0], 0x10, "a scope first");
+        for device in [b"PCI0", b"MBRD", b"COM1", b"PWRB", b"VGEN", b"GED_"] {
+            let found = find(&block, device);
+            assert!(found.is_some(), "{}", String::from_utf8_lossy(device));
+        }
+        // _S5_: a package with one element, 5.
+        let sleep = [b"_S5_".as_slice(), &[0x12, 0x04, 0x01, 0x0a, 0x05]].concat();
+        assert_eq!(find(&block, &sleep), Some(block.len()));
     }
 }
