@@ -1,5 +1,7 @@
 //! `cargo xtask lab`: makes the lab's image, and runs a program in a lab.
 
+pub(crate) mod stock;
+
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -29,7 +29,7 @@ enum Floor {
 use Floor::{Bench, Contracts, Programs, Resources, Words};
 
 /// Every crate, its floor, and all arrows that it may have to our own crates.
-const CRATES: [(&str, Floor, &[&str]); 20] = [
+const CRATES: [(&str, Floor, &[&str]); 21] = [
     ("casemate-vm", Words, &[]),
     ("casemate-policy", Contracts, &[]),
     ("casemate-qrexec-wire", Contracts, &[]),

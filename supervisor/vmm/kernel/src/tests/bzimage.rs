@@ -1,3 +1,5 @@
+//! bzImage: a good one, and one change a row.
+
 use super::*;
 
 /// Bytes after the setup sectors.

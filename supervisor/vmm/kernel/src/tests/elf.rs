@@ -1,3 +1,5 @@
+//! ELF: a good one, and one change a row.
+
 use super::*;
 
 /// Two segments with 0x100 bytes each, the first with zeros after them, and a note with the entry.

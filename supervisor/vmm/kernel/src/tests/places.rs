@@ -1,3 +1,5 @@
+//! Where initrds go, and which command lines a kernel reads.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! What a guest sees of an assigned device and what of its doing reaches the hardware.
+
 use super::recorded::{e1000e, nvme, xhci};
 use super::*;
 

@@ -1,3 +1,5 @@
+//! What is made of recorded devices, which parts of BARs are mapped, and who is refused.
+
 use super::recorded::{e1000e, nvme, xhci};
 use super::*;
 
