@@ -109,7 +109,7 @@ pub(crate) fn assemble(
     for disk in peripherals.disks {
         let name = disk.serial.clone();
         let disk_loop = EventLoop::new()?;
-        let block = open_disk(disk).with_context(|| format!("disk {name}"))?;
+        let block = open_disk(disk, &disk_loop).with_context(|| format!("disk {name}"))?;
         let block = add_virtio(&root, block, &disk_loop, &services)?;
         disks.push((disk_loop, block));
     }
@@ -223,7 +223,7 @@ fn add(root: &PciRoot, function: impl PciFunction + 'static) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn open_disk(disk: InheritedDisk) -> Result<Block> {
+pub(crate) fn open_disk(disk: InheritedDisk, disk_loop: &EventLoop) -> Result<Block> {
     let access = if disk.read_only {
         Access::ReadOnly
     } else {
@@ -233,7 +233,10 @@ pub(crate) fn open_disk(disk: InheritedDisk) -> Result<Block> {
         DiskFiles::Raw(file) => Box::new(RawDisk::open(file, access)?),
         DiskFiles::Overlay { file, base } => Box::new(Overlay::open(file, base)?),
     };
-    Ok(Block::new(bytes, DiskSerial::new(&disk.serial)?, access))
+    // One worker each: a snapshot holds one loop per disk.
+    let loops = vec![disk_loop.clone()];
+    let serial = DiskSerial::new(&disk.serial)?;
+    Ok(Block::new(bytes, serial, access, loops))
 }
 
 fn add_window_memory(root: &PciRoot, machine: &Machine, memfd: OwnedFd) -> Result<()> {

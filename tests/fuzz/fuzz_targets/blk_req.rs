@@ -4,6 +4,7 @@
 use std::{fs::File, io::Read as _};
 
 use casemate_devices::blk::{Access, Block, RawDisk, Serial};
+use casemate_devices::event_loop::EventLoop;
 use casemate_fuzz::{driver, machine::memory_file};
 use libfuzzer_sys::fuzz_target;
 
@@ -19,7 +20,10 @@ fuzz_target!(|input: &[u8]| {
     let file = memory_file(DISK);
     let disk = RawDisk::open(file.try_clone().expect("a descriptor"), access).expect("a disk");
     let serial = Serial::new("fuzz").expect("a serial");
-    driver::play(Block::new(Box::new(disk), serial, access), input, || {});
+    let event_loop = EventLoop::new().expect("epoll");
+    let loops = vec![event_loop.clone(); 2];
+    let device = Block::new(Box::new(disk), serial, access, loops);
+    driver::play_on(event_loop, device, input, || {});
     let mut file = File::from(file);
     assert_eq!(
         file.metadata().expect("memfd").len(),

@@ -50,11 +50,21 @@ struct Driver {
 
 /// Plays an input against a device: kicks every queue, lets `between` act from the other side, perhaps a second
 /// time, and resets. The device must come to rest each time and leave memory alone after the reset.
-pub fn play(device: impl VirtioDevice + 'static, input: &[u8], mut between: impl FnMut()) {
+pub fn play(device: impl VirtioDevice + 'static, input: &[u8], between: impl FnMut()) {
+    play_on(EventLoop::new().expect("epoll"), device, input, between);
+}
+
+/// Like [`play`], on a loop that the device may know already.
+pub fn play_on(
+    event_loop: EventLoop,
+    device: impl VirtioDevice + 'static,
+    input: &[u8],
+    mut between: impl FnMut(),
+) {
     let Some((flags, image)) = input.split_first() else {
         return;
     };
-    let mut driver = Driver::new(Arc::new(Mutex::new(device)));
+    let mut driver = Driver::new(event_loop, Arc::new(Mutex::new(device)));
     driver.activate(*flags);
     driver.fill(image);
     driver.kick();
@@ -72,8 +82,7 @@ pub fn play(device: impl VirtioDevice + 'static, input: &[u8], mut between: impl
 }
 
 impl Driver {
-    fn new(device: Arc<Mutex<dyn VirtioDevice>>) -> Self {
-        let event_loop = EventLoop::new().expect("epoll");
+    fn new(event_loop: EventLoop, device: Arc<Mutex<dyn VirtioDevice>>) -> Self {
         let subscriber = event_loop.add(Arc::clone(&device));
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
         Self {
@@ -100,7 +109,7 @@ impl Driver {
         let (count, features) = {
             let device = self.device();
             let features = wanted & (device.features() | VERSION_1);
-            (device.queues_needed(features), features)
+            (device.queues_possible(features), features)
         };
         let kick = || EventFd::new(EFD_NONBLOCK).expect("eventfd");
         self.kicks = (0..count).map(|_| kick()).collect();

@@ -117,7 +117,8 @@ impl Machine {
         };
         let disk = RawDisk::open(memory_file(DISK), Access::ReadWrite).expect("a disk");
         let serial = DiskSerial::new("fuzz").expect("a serial");
-        let block = Block::new(Box::new(disk), serial, Access::ReadWrite);
+        let loops = vec![event_loop.clone()];
+        let block = Block::new(Box::new(disk), serial, Access::ReadWrite, loops);
         let rng = Rng::new(Box::new(MonotonicClock::new())).expect("timer");
         let cid = GuestCid::new(3).expect("a guest");
         let vsock = Vsock::new(cid, Vec::new()).expect("eventfd");

@@ -160,7 +160,15 @@ impl Activated {
 
     /// With these features negotiated, VERSION_1 besides; event indexes are not, whatever they say.
     pub(crate) fn with_features(device: Arc<Mutex<dyn VirtioDevice>>, features: u64) -> Self {
-        let event_loop = EventLoop::new().expect("epoll");
+        Self::on(EventLoop::new().expect("epoll"), device, features)
+    }
+
+    /// On a loop that the device may know already.
+    pub(crate) fn on(
+        event_loop: EventLoop,
+        device: Arc<Mutex<dyn VirtioDevice>>,
+        features: u64,
+    ) -> Self {
         let subscriber = event_loop.add(Arc::clone(&device));
         let mut activated = Self {
             device,
@@ -177,7 +185,7 @@ impl Activated {
 
     fn activate(&mut self) {
         let mut device = lock(&self.device);
-        let count = device.queues_needed(self.features);
+        let count = device.queues_possible(self.features);
         self.kicks = (0..count)
             .map(|_| EventFd::new(EFD_NONBLOCK).expect("eventfd"))
             .collect();

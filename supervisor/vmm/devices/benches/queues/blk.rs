@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::os::unix::fs::FileExt as _;
 
 use casemate_devices::blk::{Access, Block, RawDisk, Serial};
+use casemate_devices::event_loop::EventLoop;
 use criterion::{Criterion, Throughput};
 
 use crate::driver::{BUFFERS, Driver, NEXT, WRITE};
@@ -84,7 +85,10 @@ pub(crate) fn bench(criterion: &mut Criterion) {
         let copy = file.try_clone().expect("a descriptor");
         let disk = RawDisk::open(copy.into(), Access::ReadWrite).expect("a disk");
         let serial = Serial::new("bench").expect("a serial");
-        let mut driver = Driver::new(Block::new(Box::new(disk), serial, Access::ReadWrite));
+        let event_loop = EventLoop::new().expect("epoll");
+        let loops = vec![event_loop.clone()];
+        let device = Block::new(Box::new(disk), serial, Access::ReadWrite, loops);
+        let mut driver = Driver::on(event_loop, device);
         describe(&driver, len);
         let mut group = criterion.benchmark_group(name);
         group.throughput(Throughput::Bytes(u64::from(DEPTH) * u64::from(len)));

@@ -72,10 +72,14 @@ fn queue(index: usize) -> Queue {
 impl Driver {
     /// Activates a device with everything that it offers.
     pub(crate) fn new(device: impl VirtioDevice + 'static) -> Self {
+        Self::on(EventLoop::new().expect("epoll"), device)
+    }
+
+    /// On a loop that the device may know already.
+    pub(crate) fn on(event_loop: EventLoop, device: impl VirtioDevice + 'static) -> Self {
         let features = device.features() | VERSION_1;
-        let count = device.queues_needed(features);
+        let count = device.queues_possible(features);
         let device: Arc<Mutex<dyn VirtioDevice>> = Arc::new(Mutex::new(device));
-        let event_loop = EventLoop::new().expect("epoll");
         let subscriber = event_loop.add(Arc::clone(&device));
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
         let memory = Arc::new(memory);

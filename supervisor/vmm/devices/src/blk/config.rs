@@ -64,14 +64,16 @@ pub(super) mod feature {
     pub(crate) const RO: u64 = 1 << 5;
     pub(crate) const BLK_SIZE: u64 = 1 << 6;
     pub(crate) const FLUSH: u64 = 1 << 9;
+    pub(crate) const MQ: u64 = 1 << 12;
     pub(crate) const DISCARD: u64 = 1 << 13;
     pub(crate) const WRITE_ZEROES: u64 = 1 << 14;
     pub(crate) const RING_INDIRECT_DESC: u64 = 1 << 28;
     pub(crate) const RING_EVENT_IDX: u64 = 1 << 29;
 }
 
-/// What the device offers.
-pub(super) fn features(access: Access) -> u64 {
+/// What a device with so many queues offers.
+pub(super) fn features(access: Access, queues: usize) -> u64 {
+    let several = if queues > 1 { feature::MQ } else { 0 };
     let always = feature::SIZE_MAX
         | feature::SEG_MAX
         | feature::BLK_SIZE
@@ -79,8 +81,8 @@ pub(super) fn features(access: Access) -> u64 {
         | feature::RING_INDIRECT_DESC
         | feature::RING_EVENT_IDX;
     match access {
-        Access::ReadOnly => always | feature::RO,
-        Access::ReadWrite => always | feature::DISCARD | feature::WRITE_ZEROES,
+        Access::ReadOnly => always | several | feature::RO,
+        Access::ReadWrite => always | several | feature::DISCARD | feature::WRITE_ZEROES,
     }
 }
 
@@ -94,8 +96,8 @@ const DISCARD_ALIGNMENT: u32 = 128;
 /// Length of the configuration space in bytes.
 pub(super) const LEN: usize = 60;
 
-/// The configuration space of a disk of `size` bytes.
-pub(super) fn encode(size: u64) -> [u8; LEN] {
+/// The configuration space of a disk of `size` bytes with so many queues.
+pub(super) fn encode(size: u64, queues: usize) -> [u8; LEN] {
     let mut bytes = [0; LEN];
     let mut put = |offset: usize, value: &[u8]| {
         if let Some(field) = bytes.get_mut(offset..offset.saturating_add(value.len())) {
@@ -107,7 +109,7 @@ pub(super) fn encode(size: u64) -> [u8; LEN] {
     put(8, &small(SEGMENT_BYTES));
     put(12, &small(MAX_DATA_SEGMENTS));
     put(20, &512_u32.to_le_bytes()); // blk_size
-    put(34, &1_u16.to_le_bytes()); // num_queues
+    put(34, &u16::try_from(queues).unwrap_or(1).to_le_bytes()); // num_queues
     put(36, &DISCARD_SECTORS.to_le_bytes());
     put(40, &small(MAX_RANGES));
     put(44, &DISCARD_ALIGNMENT.to_le_bytes());

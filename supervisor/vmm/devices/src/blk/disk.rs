@@ -9,10 +9,11 @@ use crate::scatter::View;
 /// Bytes in a sector, the unit of every address and size in virtio-blk.
 pub const SECTOR: u64 = 512;
 
-/// The bytes of a disk. Calls block; each does everything or fails, and a failure concerns this guest only.
+/// The bytes of a disk. Calls block; each does everything or fails, and a failure concerns this guest only. Several
+/// threads call at once; of calls for one range at one time either may come first.
 ///
 /// The device has checked every range against [`Disk::size`] before it calls.
-pub trait Disk: Send {
+pub trait Disk: Send + Sync {
     /// Size in bytes, a multiple of [`SECTOR`]. Constant.
     fn size(&self) -> u64;
 
@@ -20,32 +21,31 @@ pub trait Disk: Send {
     ///
     /// # Errors
     /// The file's; [`io::ErrorKind::UnexpectedEof`] when it became shorter.
-    fn read_at(&mut self, memory: &GuestMemoryMmap, into: View<'_>, offset: u64) -> io::Result<()>;
+    fn read_at(&self, memory: &GuestMemoryMmap, into: View<'_>, offset: u64) -> io::Result<()>;
 
     /// Writes all of `from` at `offset`. Durable after [`Disk::flush`].
     ///
     /// # Errors
     /// The file's, for instance when its file system is full; part of the bytes may have been written.
-    fn write_at(&mut self, memory: &GuestMemoryMmap, from: View<'_>, offset: u64)
-    -> io::Result<()>;
+    fn write_at(&self, memory: &GuestMemoryMmap, from: View<'_>, offset: u64) -> io::Result<()>;
 
     /// Returns when everything written is as durable as the file can be.
     ///
     /// # Errors
     /// The file's.
-    fn flush(&mut self) -> io::Result<()>;
+    fn flush(&self) -> io::Result<()>;
 
     /// Says that a range is of no more use; it may read as anything the guest itself once saw there, or zeroes.
     ///
     /// # Errors
     /// The file's; that it cannot give space back is not one.
-    fn discard(&mut self, offset: u64, length: u64) -> io::Result<()>;
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()>;
 
     /// Makes a range read as zeroes; with `unmap` its space may be given back.
     ///
     /// # Errors
     /// The file's.
-    fn write_zeroes(&mut self, offset: u64, length: u64, unmap: bool) -> io::Result<()>;
+    fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()>;
 }
 
 /// A descriptor cannot be the disk it is said to be.

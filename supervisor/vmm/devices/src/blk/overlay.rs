@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use imago::file::File as ImageFile;
 use imago::io_buffers::{IoVector, IoVectorMut};
@@ -22,7 +23,8 @@ use crate::scatter::{View, io as guest_io};
 
 /// A qcow2 overlay. Clusters that were never written come from the base, which is never written.
 pub struct Overlay {
-    image: FormatAccess<ImageFile>,
+    /// Discards alone need it for themselves: they change the size of what others may be reading.
+    image: RwLock<FormatAccess<ImageFile>>,
     size: u64,
     durable: bool,
 }
@@ -77,10 +79,20 @@ impl Overlay {
             return Err(OpenError::Size(size));
         }
         Ok(Self {
-            image,
+            image: RwLock::new(image),
             size,
             durable: named,
         })
+    }
+}
+
+impl Overlay {
+    fn shared(&self) -> RwLockReadGuard<'_, FormatAccess<ImageFile>> {
+        self.image.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alone(&self) -> RwLockWriteGuard<'_, FormatAccess<ImageFile>> {
+        self.image.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,42 +105,38 @@ impl Disk for Overlay {
         self.size
     }
 
-    fn read_at(&mut self, memory: &GuestMemoryMmap, into: View<'_>, offset: u64) -> io::Result<()> {
+    fn read_at(&self, memory: &GuestMemoryMmap, into: View<'_>, offset: u64) -> io::Result<()> {
         let slices =
             guest_io::slices(memory, into).collect::<io::Result<Vec<VolatileSlice<'_>>>>()?;
         let (vector, _mapped) = IoVectorMut::from_volatile_slice(&slices);
-        self.image.readv(vector, offset)
+        self.shared().readv(vector, offset)
     }
 
-    fn write_at(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        from: View<'_>,
-        offset: u64,
-    ) -> io::Result<()> {
+    fn write_at(&self, memory: &GuestMemoryMmap, from: View<'_>, offset: u64) -> io::Result<()> {
         let slices =
             guest_io::slices(memory, from).collect::<io::Result<Vec<VolatileSlice<'_>>>>()?;
         let (vector, _mapped) = IoVector::from_volatile_slice(&slices);
-        self.image.writev(vector, offset)
+        self.shared().writev(vector, offset)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         if self.durable {
-            self.image.flush()?;
-            self.image.sync()?;
+            let image = self.shared();
+            image.flush()?;
+            image.sync()?;
         }
         Ok(())
     }
 
-    fn discard(&mut self, offset: u64, length: u64) -> io::Result<()> {
-        self.image.discard_to_zero(offset, length)
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.alone().discard_to_zero(offset, length)
     }
 
-    fn write_zeroes(&mut self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
+    fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
         if unmap {
-            self.image.discard_to_zero(offset, length)
+            self.alone().discard_to_zero(offset, length)
         } else {
-            self.image.write_zeroes(offset, length)
+            self.shared().write_zeroes(offset, length)
         }
     }
 }

@@ -77,7 +77,7 @@ impl Disk for RawDisk {
         self.size
     }
 
-    fn read_at(&mut self, memory: &GuestMemoryMmap, into: View<'_>, offset: u64) -> io::Result<()> {
+    fn read_at(&self, memory: &GuestMemoryMmap, into: View<'_>, offset: u64) -> io::Result<()> {
         whole(
             into,
             offset,
@@ -86,27 +86,22 @@ impl Disk for RawDisk {
         )
     }
 
-    fn write_at(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        from: View<'_>,
-        offset: u64,
-    ) -> io::Result<()> {
+    fn write_at(&self, memory: &GuestMemoryMmap, from: View<'_>, offset: u64) -> io::Result<()> {
         whole(from, offset, io::ErrorKind::WriteZero, |view, offset| {
             guest_io::write_at(&self.file, memory, view, offset)
         })
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    fn discard(&mut self, offset: u64, length: u64) -> io::Result<()> {
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         allocate(&self.file, punch, offset, length).map(|_| ())
     }
 
-    fn write_zeroes(&mut self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
+    fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
         let fast = if unmap {
             FallocateFlags::PUNCH_HOLE
         } else {

@@ -78,11 +78,11 @@ impl Machine {
     /// With the target's device in slot 1, its BAR decoded, nothing negotiated.
     pub(super) fn new(target: Target) -> Self {
         let (arena, memory) = Arena::new();
-        let (device, far) = target.device();
+        let event_loop = EventLoop::new().expect("epoll");
+        let (device, far) = target.device(&event_loop);
         let bus = Arc::new(Bus::new());
         let ports = Arc::new(Bus::new());
         let router = FakeRouter::new();
-        let event_loop = EventLoop::new().expect("epoll");
         let root = Arc::new(PciRoot::new(bus.clone(), WINDOWS.to_vec()));
         let services = HostServices {
             memory: memory.clone(),

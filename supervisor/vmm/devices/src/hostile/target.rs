@@ -15,6 +15,7 @@ use super::machine::{BUFFERS, Machine, rings};
 use crate::balloon::Balloon;
 use crate::blk::{Access, Block, RawDisk, Serial};
 use crate::console::{Console, ConsoleSink};
+use crate::event_loop::EventLoop;
 use crate::fake::{Descriptor, NEXT, QUEUE, WRITE};
 use crate::lock;
 use crate::net::{Net, Wire};
@@ -163,7 +164,7 @@ impl Target {
         }
     }
 
-    pub(super) fn device(self) -> (Arc<Mutex<dyn VirtioDevice>>, Far) {
+    pub(super) fn device(self, event_loop: &EventLoop) -> (Arc<Mutex<dyn VirtioDevice>>, Far) {
         match self {
             Self::Blk => {
                 let file = tempfile::tempfile().expect("a file");
@@ -171,7 +172,8 @@ impl Target {
                 let copy = file.try_clone().expect("a descriptor");
                 let disk = RawDisk::open(copy.into(), Access::ReadWrite).expect("a disk");
                 let serial = Serial::new("hostile").expect("a serial");
-                let block = Block::new(Box::new(disk), serial, Access::ReadWrite);
+                let loops = vec![event_loop.clone(); 2];
+                let block = Block::new(Box::new(disk), serial, Access::ReadWrite, loops);
                 (Arc::new(Mutex::new(block)), Far::Disk(file))
             }
             Self::NetTx | Self::NetRx => {

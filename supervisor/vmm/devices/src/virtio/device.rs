@@ -29,7 +29,8 @@ pub trait Interrupt: Send + Sync {
 pub struct Activation {
     /// Guest memory.
     pub memory: Memory,
-    /// The first [`VirtioDevice::queues_needed`] of [`VirtioDevice::queue_sizes`], in that order, checked to lie in guest memory.
+    /// The first of [`VirtioDevice::queue_sizes`], in that order, checked to lie in guest memory: at least
+    /// [`VirtioDevice::queues_needed`] and at most [`VirtioDevice::queues_possible`].
     pub queues: Vec<ActiveQueue>,
     /// Negotiated features: a subset of those offered, VERSION_1 always among them.
     pub features: u64,
@@ -78,6 +79,11 @@ pub trait VirtioDevice: Send {
     /// How many of the queues, from the first, a driver that negotiated `features` has to set up: all, by default.
     fn queues_needed(&self, _features: u64) -> usize {
         self.queue_sizes().len()
+    }
+
+    /// How many the driver may set up, from the first: no more than it has to, by default.
+    fn queues_possible(&self, features: u64) -> usize {
+        self.queues_needed(features)
     }
 
     /// Features offered. The transport adds VERSION_1; RING_EVENT_IDX and RING_INDIRECT_DESC are the device's choice,

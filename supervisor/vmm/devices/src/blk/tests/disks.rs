@@ -110,19 +110,19 @@ impl Disk for Full {
     fn size(&self) -> u64 {
         1 << 20
     }
-    fn read_at(&mut self, _: &GuestMemoryMmap, _: View<'_>, _: u64) -> io::Result<()> {
+    fn read_at(&self, _: &GuestMemoryMmap, _: View<'_>, _: u64) -> io::Result<()> {
         Ok(())
     }
-    fn write_at(&mut self, _: &GuestMemoryMmap, _: View<'_>, _: u64) -> io::Result<()> {
+    fn write_at(&self, _: &GuestMemoryMmap, _: View<'_>, _: u64) -> io::Result<()> {
         Err(io::ErrorKind::StorageFull.into())
     }
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         Err(io::Error::other("input/output error"))
     }
-    fn discard(&mut self, _: u64, _: u64) -> io::Result<()> {
+    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
         Err(io::ErrorKind::StorageFull.into())
     }
-    fn write_zeroes(&mut self, _: u64, _: u64, _: bool) -> io::Result<()> {
+    fn write_zeroes(&self, _: u64, _: u64, _: bool) -> io::Result<()> {
         Err(io::ErrorKind::StorageFull.into())
     }
 }

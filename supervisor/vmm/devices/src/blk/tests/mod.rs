@@ -3,6 +3,7 @@
 mod chains;
 mod disks;
 mod requests;
+mod workers;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Access, Block, Disk, RawDisk, SECTOR, Serial};
+use crate::event_loop::EventLoop;
 use crate::fake::{Activated, Descriptor, INDIRECT, NEXT, WRITE};
 
 pub(super) const OK: u8 = 0;
@@ -71,9 +73,10 @@ pub(super) struct Guest {
 impl Guest {
     pub(super) fn new(disk: Box<dyn Disk>, access: Access) -> Self {
         let serial = Serial::new("private").expect("a serial");
-        let device = Arc::new(Mutex::new(Block::new(disk, serial, access)));
+        let event_loop = EventLoop::new().expect("epoll");
+        let block = Block::new(disk, serial, access, vec![event_loop.clone()]);
         Self {
-            machine: Activated::new(device),
+            machine: Activated::on(event_loop, Arc::new(Mutex::new(block)), 0),
             answered: 0,
         }
     }

@@ -155,6 +155,11 @@ impl Common {
         self.accepted
     }
 
+    /// Number of queues that are enabled, from the first up to one that is not.
+    pub(super) fn enabled(&self) -> usize {
+        self.queues.iter().take_while(|queue| queue.enabled).count()
+    }
+
     /// A queue as the driver left it, if it is enabled and lies in guest memory.
     pub(super) fn queue(&self, index: usize, memory: &Memory) -> Option<Queue> {
         let registers = self.queues.get(index).filter(|queue| queue.enabled)?;

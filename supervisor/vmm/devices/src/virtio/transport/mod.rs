@@ -195,13 +195,23 @@ impl VirtioPci {
         }
     }
 
+    /// Number of queues of an activation: those that the driver enabled, as far as the device can have them, and none
+    /// fewer than it must have.
+    fn queues_wanted(&self) -> usize {
+        let (device, features) = (lock(&self.device), self.common.features());
+        let enabled = self.common.enabled();
+        enabled
+            .min(device.queues_possible(features))
+            .max(device.queues_needed(features))
+    }
+
     /// Starts the device; its queues go on from `positions`, or begin when there are none.
     fn activate(&mut self, positions: &[QueuePosition]) -> Result<(), ActivateError> {
         let lease = interrupt::Lease::new();
         let memory = &self.services.memory;
         let mut queues = Vec::new();
-        let needed = lock(&self.device).queues_needed(self.common.features());
-        for (index, kick) in self.kicks.iter().take(needed).enumerate() {
+        let wanted = self.queues_wanted();
+        for (index, kick) in self.kicks.iter().take(wanted).enumerate() {
             let Some(queue) = self.common.queue(index, memory) else {
                 break;
             };
@@ -213,10 +223,10 @@ impl VirtioPci {
             }
             queues.push(queue);
         }
-        if queues.len() != needed {
+        if queues.len() != wanted {
             return Err(ActivateError::Queues {
                 got: queues.len(),
-                expected: needed,
+                expected: wanted,
             });
         }
         let activation = Activation {
@@ -248,7 +258,7 @@ impl VirtioPci {
         if !runs {
             return Ok(());
         }
-        let needed = lock(&self.device).queues_needed(self.common.features());
+        let needed = self.queues_wanted();
         if positions.len() != needed {
             return Err(StateError::Unfit("it has another number of active queues"));
         }
