@@ -70,6 +70,8 @@ pub struct ActiveQueue {
     /// Tells the driver.
     pub interrupt: Arc<dyn Interrupt>,
     in_flight: InFlight,
+    /// Chains were completed of which the driver was not told.
+    untold: bool,
 }
 
 impl fmt::Debug for ActiveQueue {
@@ -89,6 +91,7 @@ impl ActiveQueue {
             kick,
             interrupt,
             in_flight: InFlight::default(),
+            untold: false,
         }
     }
 
@@ -155,6 +158,7 @@ impl ActiveQueue {
     /// [`QueueError`] when the used ring cannot be written, or the chain is not in flight.
     pub fn complete(&mut self, memory: &Memory, head: u16, written: u32) -> Result<(), QueueError> {
         self.land(head)?;
+        self.untold = true;
         Ok(self.queue.add_used(memory.as_ref(), head, written)?)
     }
 
@@ -200,12 +204,12 @@ impl ActiveQueue {
         self.complete(memory, *last, *written)
     }
 
-    /// Signals the driver if it wants to hear of the chains completed since the last call.
+    /// Signals the driver if there are chains completed since the last call, of which it wants to hear.
     ///
     /// # Errors
     /// [`QueueError`] when the available ring cannot be read.
     pub fn notify(&mut self, memory: &Memory) -> Result<(), QueueError> {
-        if self.queue.needs_notification(memory.as_ref())? {
+        if std::mem::take(&mut self.untold) && self.queue.needs_notification(memory.as_ref())? {
             self.interrupt.signal();
         }
         Ok(())
