@@ -26,7 +26,8 @@ const CANARY: usize = 0x2_0000;
 /// The mappings. Keep them longer than the memory.
 pub(super) struct Arena(Vec<MmapRegion>);
 
-fn len(region: &Range<u64>) -> usize {
+/// Bytes of a region.
+pub(super) fn len(region: &Range<u64>) -> usize {
     usize::try_from(region.end - region.start).expect("small")
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use virtio_queue::desc::{RawDescriptor, split};
 use vm_memory::{ByteValued, Bytes as _, GuestAddress};
 
-use super::arena::{Arena, REGIONS};
+use super::arena::{Arena, REGIONS, len};
 use super::registers::{
     ACCEPTED, ACCEPTED_SELECT, NOTIFY, OFFERED, OFFERED_SELECT, QUEUE_DESCRIPTORS, QUEUE_DEVICE,
     QUEUE_DRIVER, QUEUE_ENABLE, QUEUE_SELECT, QUEUE_SIZE, QUEUES, Register, STATUS,
@@ -71,6 +71,8 @@ pub(super) struct Machine {
     pub(super) without: u64,
     /// Heads made available since the last look.
     heads: BTreeSet<u32>,
+    /// Memory as it was at the last look, region by region.
+    before: Vec<Vec<u8>>,
     arena: Arena,
 }
 
@@ -110,6 +112,7 @@ impl Machine {
             event_index: false,
             without: target.without(),
             heads: BTreeSet::new(),
+            before: REGIONS.iter().map(|region| vec![0; len(region)]).collect(),
             arena,
         };
         machine.write_config(0x04, &[6, 0]);
@@ -314,9 +317,13 @@ impl Machine {
 
     /// Kicks and lets the device work on what is in the queue; then looks at everything that it may not have done.
     pub(super) fn work(&mut self) {
-        let before = self.contents();
+        for (region, before) in REGIONS.iter().zip(&mut self.before) {
+            self.memory
+                .read_slice(before, GuestAddress(region.start))
+                .expect("in memory");
+        }
         self.serve();
-        self.check_memory(&before);
+        self.check_memory();
     }
 
     /// Like [`Machine::work`], without a look at memory.
@@ -370,27 +377,16 @@ impl Machine {
             .collect()
     }
 
-    fn contents(&self) -> Vec<Vec<u8>> {
-        REGIONS
-            .iter()
-            .map(|region| {
-                let len = usize::try_from(region.end - region.start).expect("small");
-                self.read(region.start, len)
-            })
-            .collect()
-    }
-
     /// Memory is as it was, but for used rings and buffers that the device was given.
-    fn check_memory(&self, before: &[Vec<u8>]) {
-        let now = self.contents();
-        for ((region, before), now) in REGIONS.iter().zip(before).zip(&now) {
-            if before == now {
-                continue;
-            }
-            let pages = before.chunks(PAGE).zip(now.chunks(PAGE));
-            for (start, (before, now)) in (region.start..).step_by(PAGE).zip(pages) {
-                if before != now && !self.target.gives_page(now) {
-                    self.check_page(start, before, now);
+    fn check_memory(&self) {
+        let mut now = [0; PAGE];
+        for (region, before) in REGIONS.iter().zip(&self.before) {
+            for (start, before) in (region.start..).step_by(PAGE).zip(before.chunks(PAGE)) {
+                self.memory
+                    .read_slice(&mut now, GuestAddress(start))
+                    .expect("in memory");
+                if before != now && !self.target.gives_page(&now) {
+                    self.check_page(start, before, &now);
                 }
             }
         }
