@@ -24,7 +24,8 @@ mod tests {
 
     #[test]
     fn no_generation_comes_twice() {
-        let memory = crate::machine::memory::allocate(64 << 20, 1 << 36, None).expect("memory");
+        let memory = crate::machine::memory::allocate(casemate_vm::RamSize::MIN, 1 << 36, None)
+            .expect("memory");
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..100 {
             renew(&memory).expect("the kernel has random bytes");
