@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use crate::{rule::Place, token::VmRef};
+use crate::{
+    facts::Facts,
+    rule::Place,
+    token::{VmRef, Wish},
+};
 
 /// A call to be judged. The caller of the evaluator knows `source` from the connection, never from a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +75,9 @@ pub enum Denial {
     /// Asking makes no sense: nothing could be chosen.
     #[error("a rule asks, but there is no target to choose")]
     NothingToAsk,
+    /// The caller speaks for another VM, and is not the relay of it.
+    #[error("the caller does not speak for the VM that it names")]
+    NotARelay,
     /// There was no policy without a fault since the start.
     #[error("the policy has an error, and there was none without since the start")]
     NoPolicy,
@@ -90,6 +97,7 @@ impl Denial {
             Self::Autostart => "autostart-forbidden",
             Self::Loopback => "loopback",
             Self::NothingToAsk => "ask-without-targets",
+            Self::NotARelay => "invalid-requested-source",
             Self::NoPolicy => "no-policy",
         }
     }
@@ -143,11 +151,16 @@ pub(crate) enum Party<'a> {
 }
 
 impl<'a> Party<'a> {
-    pub(crate) fn new(name: &'a str) -> Self {
-        if name == VmRef::ADMIN_NAME {
-            Self::Admin
-        } else {
-            Self::Vm(name)
+    /// A caller, whichever of its names it is called by.
+    pub(crate) fn new(name: &'a str, facts: &'a Facts) -> Self {
+        // Nearly every caller is called by its name: nothing has to be looked up.
+        if !name.starts_with('@') && !name.starts_with("uuid:") && name != VmRef::ADMIN_NAME {
+            return Self::Vm(name);
+        }
+        match Wish::requested(name) {
+            Ok(Wish::Admin) => Self::Admin,
+            Ok(Wish::Vm(vm)) => Self::Vm(facts.find(&vm).unwrap_or(name)),
+            _ => Self::Vm(name),
         }
     }
 

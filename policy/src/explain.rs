@@ -3,7 +3,7 @@
 use crate::{
     decision::{Decision, Destination, Party, Request, Verdict},
     facts::Facts,
-    parse::Policy,
+    policy::Policy,
     rule::Rule,
     token::Wish,
 };
@@ -73,13 +73,13 @@ impl Policy {
     #[must_use]
     pub fn explain(&self, request: &Request<'_>, facts: &Facts) -> Explanation<'_> {
         let decision = self.decide(request, facts);
-        let source = Party::new(request.source);
+        let source = Party::new(request.source, facts);
         let target = Wish::requested(request.target)
             .ok()
             .and_then(|wish| wish.look_up(facts).ok());
         let mut passed = Vec::new();
         let mut decided = None;
-        let mut later = self.rules.iter();
+        let mut later = self.rules().iter();
         if let Some(target) = target {
             for rule in later.by_ref() {
                 let speaks = rule

@@ -24,12 +24,16 @@ pub struct Domain {
     pub uuid: Option<String>,
     /// Not to be offered to a person.
     pub internal: bool,
+    /// For a remote VM: the VM that carries calls to it, and speaks for it.
+    pub relayvm: Option<String>,
+    /// For a remote VM: the service of its relay that carries calls on.
+    pub transport_rpc: Option<String>,
 }
 
 /// Every VM by name. The admin domain needs no entry; one of its name is ignored.
 ///
 /// Written as JSON it is `{"domains":{NAME:{"type","tags","default_dispvm","template_for_dispvms","power_state","uuid",
-/// "internal"}}}`; all but `type` and `power_state` may be left out, further keys are ignored.
+/// "internal","relayvm","transport_rpc"}}}`; all but `type` and `power_state` may be left out, further keys are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Facts {
     /// The VMs.
@@ -50,6 +54,8 @@ struct Written {
     uuid: Option<String>,
     #[serde(default)]
     internal: bool,
+    relayvm: Option<String>,
+    transport_rpc: Option<String>,
 }
 
 impl From<Written> for Domain {
@@ -62,6 +68,8 @@ impl From<Written> for Domain {
             running: written.power_state == "Running",
             uuid: written.uuid,
             internal: written.internal,
+            relayvm: written.relayvm,
+            transport_rpc: written.transport_rpc,
         }
     }
 }
@@ -99,6 +107,7 @@ impl Facts {
         self.domains
             .get_key_value(default)
             .map(|(name, _)| name.as_str())
+            .filter(|name| *name != VmRef::ADMIN_NAME)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     facts::Facts,
-    parse::Policy,
+    policy::Policy,
     rule::{Action, Place, Rule},
     token::{Pattern, VmRef, Wish},
 };
@@ -49,8 +49,8 @@ impl Policy {
     #[must_use]
     pub fn lint(&self, facts: Option<&Facts>) -> Vec<Finding> {
         let mut findings = Vec::new();
-        for (index, rule) in self.rules.iter().enumerate() {
-            let earlier = self.rules.get(..index).unwrap_or_default();
+        for (index, rule) in self.rules().iter().enumerate() {
+            let earlier = self.rules().get(..index).unwrap_or_default();
             let mut say = |column: u32, text: String| {
                 findings.push(Finding {
                     place: rule.place.clone(),
@@ -89,7 +89,7 @@ impl Policy {
                 );
                 say(rule.at.action, text);
             }
-            if let Some(later) = slips(rule, self.rules.get(index..).unwrap_or_default()) {
+            if let Some(later) = slips(rule, self.rules().get(index..).unwrap_or_default()) {
                 let text = format!(
                     "a disposable slips through: '{}' is not denied here, and {} lets it pass",
                     later.1, later.0.place

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::{
     decision::{Decision, Destination, Request, Verdict},
     facts::Facts,
-    parse::Policy,
+    policy::Policy,
     rule::Rule,
     token::VmRef,
 };
@@ -49,7 +49,7 @@ impl Policy {
     /// Services and arguments that rules name, and beside each named service the arguments that none names.
     #[must_use]
     pub fn calls(&self) -> BTreeSet<(&str, &str)> {
-        let named = self.rules.iter().flat_map(|rule| {
+        let named = self.rules().iter().flat_map(|rule| {
             let service = rule.service.as_deref().unwrap_or(ANY);
             let argument = rule.argument.as_deref().unwrap_or(ANY);
             [(service, argument), (service, ANY)]
@@ -127,7 +127,6 @@ impl Policy {
 
     /// Whether both have the same rules for a service in the same order: then no call has to be judged.
     fn says_the_same(&self, other: &Self, service: &str, argument: &str) -> bool {
-        let about = |rule: &&Rule| rule.matches_service(service, argument);
         let text = |rule: &Rule| {
             (
                 rule.source.clone(),
@@ -136,8 +135,8 @@ impl Policy {
                 rule.notify,
             )
         };
-        let ours = self.rules.iter().filter(about).map(text);
-        ours.eq(other.rules.iter().filter(about).map(text))
+        let ours = self.about(service, argument).map(text);
+        ours.eq(other.about(service, argument).map(text))
     }
 }
 

@@ -81,8 +81,12 @@ pub enum Action {
 impl Rule {
     /// Whether the rule speaks about this service with this argument.
     pub(crate) fn matches_service(&self, service: &str, argument: &str) -> bool {
-        self.service.as_deref().is_none_or(|own| own == service)
-            && self.argument.as_deref().is_none_or(|own| own == argument)
+        self.service.as_deref().is_none_or(|own| own == service) && self.matches_argument(argument)
+    }
+
+    /// Whether the rule speaks about this argument of its service.
+    pub(crate) fn matches_argument(&self, argument: &str) -> bool {
+        self.argument.as_deref().is_none_or(|own| own == argument)
     }
 
     /// The `target=` of the rule.
@@ -95,16 +99,42 @@ impl Rule {
 }
 
 impl fmt::Display for Rule {
-    /// As a line of a policy, with single spaces.
+    /// As a line of a policy, with single spaces; what is the default is left out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let any = |text: &Option<String>| text.clone().unwrap_or_else(|| "*".to_owned());
         let (service, argument) = (any(&self.service), any(&self.argument));
         write!(f, "{service} {argument} {} {} ", self.source, self.target)?;
         f.write_str(self.action.word())?;
+        let (user, autostart) = match &self.action {
+            Action::Deny => (&None, true),
+            Action::Allow {
+                user, autostart, ..
+            }
+            | Action::Ask {
+                user, autostart, ..
+            } => (user, *autostart),
+        };
         if let Some(wish) = self.redirect() {
             write!(f, " target={wish}")?;
         }
-        Ok(())
+        if let Action::Ask {
+            default_target: Some(wish),
+            ..
+        } = &self.action
+        {
+            write!(f, " default_target={wish}")?;
+        }
+        if let Some(user) = user {
+            write!(f, " user={user}")?;
+        }
+        if !autostart {
+            f.write_str(" autostart=no")?;
+        }
+        match (self.notify, self.action == Action::Deny) {
+            (false, true) => f.write_str(" notify=no"),
+            (true, false) => f.write_str(" notify=yes"),
+            _ => Ok(()),
+        }
     }
 }
 

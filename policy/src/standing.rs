@@ -6,7 +6,8 @@
 use crate::{
     decision::{Decision, Denial, Destination, Request, Verdict},
     facts::Facts,
-    parse::{Policy, Reading},
+    parse::Reading,
+    policy::Policy,
     rule::Place,
 };
 

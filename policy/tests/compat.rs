@@ -41,7 +41,7 @@ fn read(text: &'static str, old: Vec<(&'static str, &'static str)>) -> Reading {
 
 fn lines(policy: &Policy) -> Vec<String> {
     let line = |rule: &casemate_policy::Rule| format!("{}: {rule}", rule.place);
-    policy.rules.iter().map(line).collect()
+    policy.rules().iter().map(line).collect()
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn old_files_are_read_by_service_and_those_with_an_argument_first() {
             "svc+arg:1: svc +arg a @tag:t allow",
             "svc+arg:0: svc +arg @anyvm @anyvm deny",
             "svc+arg:0: svc +arg @anyvm dom0 deny",
-            "svc:1: svc * @anyvm @dispvm ask",
+            "svc:1: svc * @anyvm @dispvm ask user=root",
             "10-a.policy:3: z * a b deny",
         ]
     );

@@ -37,8 +37,7 @@ fn facts() -> Facts {
         default_dispvm: Some("tpl".to_owned()),
         template_for_dispvms: template,
         running,
-        uuid: None,
-        internal: false,
+        ..Domain::default()
     };
     let domains = [
         ("a", domain("AppVM", "x", false, true)),
@@ -104,7 +103,7 @@ fn reachable(verdict: &Verdict) -> Vec<Destination> {
 proptest! {
     #[test]
     fn no_text_makes_the_parser_panic(text in "([ -~\\n\t#é]|!include x|@dispvm:|allow|=){0,80}") {
-        let _ = read(&text).map(|policy| policy.rules.len());
+        let _ = read(&text).map(|policy| policy.rules().len());
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Judging a call: the first rule that matches decides.
 
 mod ask;
+mod relay;
+
+pub use relay::Via;
 
 use crate::{
     decision::{Decision, Denial, Destination, Party, Request, Requested, Verdict},
     facts::Facts,
-    parse::Policy,
+    policy::Policy,
     rule::{Action, Rule},
     token::Wish,
 };
@@ -13,17 +16,14 @@ use crate::{
 impl Policy {
     /// Judges a call.
     pub fn decide(&self, request: &Request<'_>, facts: &Facts) -> Decision {
-        let source = Party::new(request.source);
-        let target = Wish::requested(request.target)
-            .map_err(|_| Denial::InvalidTarget)
-            .and_then(|wish| wish.look_up(facts));
-        let target = match target {
+        let target = match requested(request, facts) {
             Ok(target) => target,
             Err(denial) => return denied(denial),
         };
-        let Some(rule) = self.rules.iter().find(|rule| {
-            rule.matches_service(request.service, request.argument)
-                && rule.source.matches_source(&source, facts)
+        let source = Party::new(request.source, facts);
+        let mut about = self.about(request.service, request.argument);
+        let Some(rule) = about.find(|rule| {
+            rule.source.matches_source(&source, facts)
                 && rule.target.matches_target(&target, &source, facts)
         }) else {
             return denied(Denial::NoRule);
@@ -70,11 +70,13 @@ impl Policy {
         else {
             return Err(Denial::Rule);
         };
-        let mut targets = match redirect {
-            Some(wish) => ask::only(wish, source, facts),
-            None => ask::offered(&self.rules, request, source, facts),
+        let targets = match redirect {
+            Some(wish) => ask::only(wish, source, *autostart, facts),
+            None => {
+                let about = self.about(request.service, request.argument);
+                ask::offered(about, source, *autostart, facts)
+            }
         };
-        targets.retain(|target| !source.is(target) && (*autostart || runs(target, facts)));
         if targets.is_empty() {
             return Err(Denial::NothingToAsk);
         }
@@ -83,12 +85,19 @@ impl Policy {
             .and_then(|wish| destination(wish.look_up(facts).ok()?, source, facts).ok())
             .filter(|default| targets.contains(default));
         Ok(Verdict::Ask {
-            targets: targets.into_iter().collect(),
+            targets,
             default,
             user: user.clone(),
             autostart: *autostart,
         })
     }
+}
+
+/// What is asked for, looked up.
+fn requested<'f>(request: &Request<'_>, facts: &'f Facts) -> Result<Requested<'f>, Denial> {
+    Wish::requested(request.target)
+        .map_err(|_| Denial::InvalidTarget)?
+        .look_up(facts)
 }
 
 fn denied(denial: Denial) -> Decision {

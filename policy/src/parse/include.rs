@@ -86,7 +86,7 @@ impl<F: Files> Reader<'_, F> {
             };
             match line::parse(&fields, old, place) {
                 Ok(Line::Blank) => {}
-                Ok(Line::Rule(rule)) => self.into.rules.rules.push(*rule),
+                Ok(Line::Rule(rule)) => self.into.rules.push(*rule),
                 Ok(Line::Directive(directive)) => {
                     self.directive(directive, old, depth, &|problem| at((0, problem)));
                 }
@@ -143,7 +143,9 @@ impl<F: Files> Reader<'_, F> {
                 file: self.files.display(self.directory, &path).into(),
                 line: 0,
             };
-            self.into.rules.rules.extend(columns.closing(&place));
+            for rule in columns.closing(&place) {
+                self.into.rules.push(rule);
+            }
         }
     }
 }

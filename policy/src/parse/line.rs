@@ -15,14 +15,15 @@ type Located = (u32, Problem);
 pub(super) struct Fields<'a>(Vec<(u32, &'a str)>);
 
 impl<'a> Fields<'a> {
-    /// Splits at white space of any kind.
+    /// Splits at white space of any kind; the information separators of ASCII are such to the reference.
     pub(super) fn new(line: &'a str) -> Self {
         let mut fields = Vec::new();
         let mut start = None;
         // One character beyond the end closes the last field.
         let ends = line.char_indices().chain([(line.len(), ' ')]);
+        let is_space = |c: char| c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}');
         for (column, (offset, character)) in (1u32..).zip(ends) {
-            match (start, character.is_whitespace()) {
+            match (start, is_space(character)) {
                 (None, false) => start = Some((column, offset)),
                 (Some((column, from)), true) => {
                     fields.push((column, line.get(from..offset).unwrap_or_default()));

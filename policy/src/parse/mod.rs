@@ -5,24 +5,11 @@ mod line;
 
 use std::fmt;
 
-use crate::{files::Files, files::PolicyFile, rule::Rule, token::InvalidToken};
-
-/// A whole policy, in the order in which rules are tried.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// The rules.
-    pub rules: Vec<Rule>,
-}
-
-impl Policy {
-    /// Reads a policy. One error anywhere and there is none: half a policy could allow what the other half denies.
-    ///
-    /// # Errors
-    /// The first [`PolicyError`].
-    pub fn read(top: &[PolicyFile], files: &impl Files) -> Result<Self, PolicyError> {
-        Reading::new(top, files).policy()
-    }
-}
+use crate::{
+    files::{Files, PolicyFile},
+    policy::Policy,
+    token::InvalidToken,
+};
 
 /// What could be read of a policy, and what not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -153,6 +153,36 @@ fn what_is_no_request_is_answered_too() {
 }
 
 #[test]
+fn a_relay_speaks_for_its_remote_vm_and_carries_calls_to_it() {
+    let house = House::new("test.Mail * far bank allow\ntest.Mail * work far allow user=root\n");
+    let facts = json!({"domains": {
+        "work": {"type": "AppVM", "power_state": "Running"},
+        "bank": {"type": "AppVM", "power_state": "Running"},
+        "far": {"type": "RemoteVM", "power_state": "Running", "relayvm": "bank", "transport_rpc": "x.Carry"},
+    }});
+    fs::write(house.path().join("facts.json"), facts.to_string()).expect("as set up");
+    let ask = |source: &str, target: &str, speaks_for: Value| {
+        let request = json!({"service": "test.Mail", "argument": "+a", "source": source, "target": target,
+            "requested_source": speaks_for});
+        let output = house.policy(&["eval"], &request.to_string());
+        serde_json::from_slice::<Value>(&output.stdout).expect("an answer")
+    };
+    let answer = ask("work", "far", Value::Null);
+    assert_eq!(
+        (&answer["result"], &answer["target"], &answer["user"]),
+        (&json!("allow"), &json!("far"), &json!("root"))
+    );
+    let relay = json!({"target": "bank", "service": "x.Carry+far+test.Mail+a"});
+    assert_eq!(answer["relay"], relay);
+    // The bank may speak for its remote VM and is then judged as that; nobody else may.
+    assert_eq!(ask("bank", "bank", json!("far"))["result"], "allow");
+    assert_eq!(ask("bank", "bank", json!(""))["reason"], "no-match");
+    let refused = ask("work", "bank", json!("far"));
+    assert_eq!(refused["reason"], "invalid-requested-source");
+    assert!(refused.get("relay").is_none(), "{refused}");
+}
+
+#[test]
 fn lint_names_every_place() {
     let house = House::new("s * work bnak allow\ns * work\ns * @anyvm @anyvm oops\n");
     let output = house.policy(&["lint"], "");

@@ -55,8 +55,8 @@ fn facts() -> Facts {
         default_dispvm: Some(dispvm.to_owned()).filter(|name| !name.is_empty()),
         template_for_dispvms: kind == "TemplateVM",
         running,
-        uuid: None,
         internal: tag == "internal",
+        ..Domain::default()
     };
     let domains = [
         ("work", domain("AppVM", "trusted", "debian", true)),

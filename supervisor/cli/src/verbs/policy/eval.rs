@@ -16,8 +16,10 @@ use crate::{
 /// Judge calls read from stdin, one JSON object a line
 ///
 /// Each line is {"service","argument","source","target"}; the argument has its leading '+'. Each answer is one line of
-/// JSON: result (allow, deny, ask), target, user, notify, autostart, targets, default_target, rule, reason. A line that
-/// is no request is answered with {"error"}; the exit code is then 2, after all lines.
+/// JSON: result (allow, deny, ask), target, user, notify, autostart, targets, default_target, rule, reason. A request may
+/// have "requested_source", the remote VM that its source speaks for; an answer that leads to a remote VM has "relay",
+/// where the call goes instead. A line that is no request is answered with {"error"}; the exit code is then 2, after all
+/// lines.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -36,6 +38,9 @@ struct Asked {
     source: String,
     #[serde(default)]
     target: Option<String>,
+    /// The remote VM that the source says it speaks for.
+    #[serde(default)]
+    requested_source: Option<String>,
 }
 
 /// Where a rule stands.
@@ -57,6 +62,16 @@ pub(super) struct Answer {
     default_target: Option<String>,
     pub(super) rule: Option<Place>,
     pub(super) reason: Option<&'static str>,
+    /// Only for a call to a remote VM that has a relay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay: Option<Relay>,
+}
+
+/// Whom a call to a remote VM goes to in its place.
+#[derive(Serialize)]
+struct Relay {
+    target: String,
+    service: String,
 }
 
 #[derive(Serialize)]
@@ -79,6 +94,7 @@ impl From<Decision> for Answer {
                 line: place.line,
             }),
             reason: None,
+            relay: None,
         };
         match decision.verdict {
             Verdict::Deny(denial) => answer.reason = Some(denial.word()),
@@ -153,5 +169,18 @@ fn judge(line: &[u8], policy: &Policy, facts: &Facts) -> Result<Answer, String> 
         service: &asked.service,
         argument,
     };
-    Ok(policy.decide(&request, facts).into())
+    let decision = match asked.requested_source.as_deref() {
+        None | Some("") => policy.decide(&request, facts),
+        Some(remote) => policy.decide_relayed(&request, remote, facts),
+    };
+    let via = match &decision.verdict {
+        Verdict::Allow { target, .. } => facts.via(target, &request),
+        _ => None,
+    };
+    let mut answer = Answer::from(decision);
+    answer.relay = via.map(|via| Relay {
+        target: via.target,
+        service: via.service,
+    });
+    Ok(answer)
 }
