@@ -181,6 +181,11 @@ impl Broker {
         vm.is_some_and(|vm| vm.number == instance.number)
     }
 
+    /// Whether there is any grant, of whomever.
+    pub(crate) fn has_grants(&self) -> bool {
+        !lock(&self.grants).is_empty()
+    }
+
     /// Policy does not ask about such calls any more.
     pub(crate) fn forget_grant(&self, key: &Key) {
         lock(&self.grants).forget(key);

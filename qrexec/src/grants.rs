@@ -117,6 +117,11 @@ impl Grants {
         self.0.values().find(|grant| grant.key == *key).cloned()
     }
 
+    /// Whether there is none, not even one whose time is over.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Drops the grant for these calls.
     pub(crate) fn forget(&mut self, key: &Key) {
         self.0.retain(|_, grant| grant.key != *key);

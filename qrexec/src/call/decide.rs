@@ -19,7 +19,8 @@ impl Call {
         let (decision, facts) = self.judge().await?;
         let rule = place(&decision);
         let notify = decision.notify;
-        if !matches!(decision.verdict, Verdict::Ask { .. }) {
+        let asks = matches!(decision.verdict, Verdict::Ask { .. });
+        if !asks && self.broker.has_grants() {
             self.broker.forget_grant(&self.key());
         }
         match decision.verdict {

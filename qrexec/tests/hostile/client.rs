@@ -210,3 +210,43 @@ fn a_stream_that_ends_at_any_byte_is_a_lost_call_until_the_code_is_there() {
     }
     broker.idle();
 }
+
+/// Clients of the host, and of the policy socket, that connect and say nothing: they have places of their own, and no VM
+/// waits for them.
+#[test]
+fn clients_that_hang_keep_nobody_but_clients_waiting() {
+    let mut policy_socket = None;
+    let broker = Broker::prepared("s * work vault allow notify=no\n", |dir| {
+        let socket = dir.join("policy.sock");
+        let words = vec!["--policy-socket".to_owned(), socket.display().to_string()];
+        policy_socket = Some(socket);
+        words
+    });
+    let policy_socket = policy_socket.unwrap();
+    let mut work = Agent::start(&broker, 3, 4);
+    let mut vault = Agent::start(&broker, 4, 4);
+    let host_socket = broker.path().join("qrexec.work");
+    until("the sockets", || {
+        host_socket.exists() && policy_socket.exists()
+    });
+    // More than are served at a time, 256 on each; the rest waits to be accepted.
+    let hanging: Vec<UnixStream> = [&host_socket, &policy_socket]
+        .into_iter()
+        .flat_map(|socket| (0..300).map(move |_| UnixStream::connect(socket).unwrap()))
+        .collect();
+    for number in 0..20 {
+        let ident = format!("S{number}");
+        work.trigger(&ident, "vault", b"s");
+        vault.executes();
+        work.connects(&ident);
+    }
+    assert_eq!(broker.calls().len(), 20);
+    drop(hanging);
+    // Their places are free again.
+    let (_, code) = call(
+        &broker,
+        &mut work,
+        &frames(&[DataFrame::Hello(4), DataFrame::ExitCode(7)]),
+    );
+    assert_eq!(code, Some(7));
+}
