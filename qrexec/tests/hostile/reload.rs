@@ -55,7 +55,7 @@ fn each_decision_is_that_of_the_old_text_or_of_the_new_one() {
             fs::rename(new, place).unwrap();
         }),
         ("write over it", |place, text| {
-            fs::write(place, text).unwrap()
+            fs::write(place, text).unwrap();
         }),
         ("write in halves", write_in_halves),
     ];
