@@ -13,7 +13,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::time::Duration;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -190,6 +190,26 @@ pub struct EventLoop {
     shared: Arc<Shared>,
 }
 
+/// Handle of a loop that does not keep it.
+#[derive(Clone)]
+pub struct WeakEventLoop(Weak<Shared>);
+
+impl WeakEventLoop {
+    /// The loop, while anyone keeps it.
+    pub fn upgrade(&self) -> Option<EventLoop> {
+        let shared = self.0.upgrade()?;
+        Some(EventLoop { shared })
+    }
+}
+
+impl fmt::Debug for WeakEventLoop {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("WeakEventLoop")
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for EventLoop {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("EventLoop").finish_non_exhaustive()
@@ -234,7 +254,14 @@ impl EventLoop {
 
     /// Forgets a subscriber. Its descriptors should have been removed: events of those that were not are dropped.
     pub fn remove(&self, id: SubscriberId) {
-        lock(&self.shared.subscribers).handlers.remove(&id);
+        let gone = lock(&self.shared.subscribers).handlers.remove(&id);
+        // Outside of the lock: what a subscriber holds may be a subscriber's own to forget.
+        drop(gone);
+    }
+
+    /// A handle for what the loop itself holds, which would else keep each other alive for ever.
+    pub fn downgrade(&self) -> WeakEventLoop {
+        WeakEventLoop(Arc::downgrade(&self.shared))
     }
 
     /// Has the loop's thread do `job` between two handlers, in the order of these calls. A job that comes after

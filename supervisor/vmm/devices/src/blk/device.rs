@@ -16,7 +16,9 @@ use super::config::{self, Access, Serial};
 use super::disk::Disk;
 use super::request::{Refusal, Request, status};
 use crate::config_space;
-use crate::event_loop::{EventLoop, Interest, Ready, Registrar, Subscriber, SubscriberId};
+use crate::event_loop::{
+    EventLoop, Interest, Ready, Registrar, Subscriber, SubscriberId, WeakEventLoop,
+};
 use crate::lock;
 use crate::scatter::Buffers;
 use crate::state::{QueuePosition, StateError};
@@ -50,7 +52,8 @@ struct Backing {
 
 /// One queue's loop, and its lane on it.
 struct Worker {
-    event_loop: EventLoop,
+    /// Weak, because a loop may hold the device.
+    event_loop: WeakEventLoop,
     subscriber: SubscriberId,
     lane: Arc<Mutex<Lane>>,
     /// Asks the lane to let go after the request that it is at.
@@ -98,7 +101,7 @@ impl Block {
             }));
             Worker {
                 subscriber: event_loop.add(Arc::clone(&lane)),
-                event_loop,
+                event_loop: event_loop.downgrade(),
                 lane,
                 halt,
             }
@@ -111,7 +114,9 @@ impl Block {
 impl Drop for Worker {
     fn drop(&mut self) {
         // The loop holds the lane, and with it the disk: an unplugged one is let go.
-        self.event_loop.remove(self.subscriber);
+        if let Some(event_loop) = self.event_loop.upgrade() {
+            event_loop.remove(self.subscriber);
+        }
     }
 }
 
@@ -163,6 +168,10 @@ impl Subscriber for Lane {
             queue.interrupt.needs_reset();
         }
     }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the loop of a disk has ended")
 }
 
 /// Carries one request out and writes its status; returns the number of bytes written for the driver.
@@ -259,7 +268,8 @@ impl VirtioDevice for Block {
             });
         }
         for (worker, queue) in self.workers.iter().zip(queues) {
-            let mut registrar = worker.event_loop.registrar(worker.subscriber);
+            let event_loop = worker.event_loop.upgrade().ok_or_else(gone)?;
+            let mut registrar = event_loop.registrar(worker.subscriber);
             // Kept before it is watched: a reset after a failure takes back what was.
             let mut lane = lock(&worker.lane);
             let (_, queue) = lane.active.insert((Memory::clone(&memory), queue));
@@ -308,9 +318,8 @@ impl VirtioDevice for Block {
         }
         for worker in &self.workers {
             let active = lock(&worker.lane).active.take();
-            if let Some((_, queue)) = active {
-                let mut registrar = worker.event_loop.registrar(worker.subscriber);
-                let _ = registrar.remove(&queue.kick);
+            if let (Some((_, queue)), Some(event_loop)) = (active, worker.event_loop.upgrade()) {
+                let _ = event_loop.registrar(worker.subscriber).remove(&queue.kick);
             }
             worker.halt.store(false, Ordering::Release);
         }

@@ -76,6 +76,13 @@ pub(super) struct Machine {
     arena: Arena,
 }
 
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // The bus and the root of the PCI bus would hold each other, and every descriptor, for ever.
+        self.bus.remove(ECAM);
+    }
+}
+
 impl Machine {
     /// With the target's device in slot 1, its BAR decoded, nothing negotiated.
     pub(super) fn new(target: Target) -> Self {

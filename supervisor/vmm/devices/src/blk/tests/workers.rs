@@ -180,4 +180,10 @@ fn a_slow_disk_holds_up_neither_registers_nor_the_other_queue() {
     for thread in threads {
         thread.join().expect("no panic");
     }
+    drop((guest, loops));
+    while let Ok(sector) = news.try_recv() {
+        assert!([7, 9].contains(&sector));
+    }
+    let disk_is_gone = news.try_recv() == Err(mpsc::TryRecvError::Disconnected);
+    assert!(disk_is_gone, "nothing holds the disk any more");
 }
