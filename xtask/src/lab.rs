@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use casemate_lab::wire::Exit;
 use casemate_lab::{Access, Drive, Image, Lab, Options, Process, image};
+use casemate_lab_vms::plan::Plan;
 use clap::{Args, Subcommand};
 
+use crate::bench::vmm::{self, payload};
 use crate::run::build_lab_guest;
 
 /// Boot or build the lab: a workstation with nested KVM inside QEMU.
@@ -29,6 +31,18 @@ enum Verb {
     Build,
     /// Boot a lab, run a program in it, and end with its exit code.
     Run(RunArguments),
+    /// Boot and restore VMs again and again, with 1, 2 and 4 vCPUs in turn; fail when one is not as it should be.
+    Soak(SoakArguments),
+}
+
+#[derive(Debug, Args)]
+struct SoakArguments {
+    /// Boots.
+    #[arg(long, default_value_t = 50)]
+    boots: u32,
+    /// Restores, from a snapshot for each number of vCPUs.
+    #[arg(long, default_value_t = 200)]
+    restores: u32,
 }
 
 #[derive(Debug, Args)]
@@ -73,6 +87,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Verb::Run(arguments) => in_lab(&arguments),
+        Verb::Soak(arguments) => soak(&arguments),
     }
 }
 
@@ -130,6 +145,44 @@ fn in_lab(arguments: &RunArguments) -> Result<ExitCode> {
         Exit::Code(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))),
         Exit::Signal(signal) => bail!("the program ended by signal {signal}"),
         Exit::NotStarted(reason) => bail!("{reason}"),
+    }
+}
+
+/// How long one boot of a soak may take on this machine's clock.
+const SOAK_BOOT: u64 = 300;
+
+fn soak(arguments: &SoakArguments) -> Result<ExitCode> {
+    let image = build()?;
+    let folder = tempfile::tempdir()?;
+    let plan = Plan {
+        payload: "/payload".into(),
+        runs: 1,
+        memory_mib: vmm::MEMORY_MIB,
+        cmdline: vmm::CMDLINE.to_owned(),
+        default_cmdline: payload::default_cmdline()?,
+        peers: Vec::new(),
+        only: Vec::new(),
+    };
+    payload::lay_out(folder.path(), &image, &plan)?;
+    let options = Options {
+        share: Some(folder.path().to_owned()),
+        guest_program: Some(build_lab_guest()?),
+        ..Options::default()
+    };
+    let lab = Lab::start_image(&image, &options)?;
+    lab.text("root", &["chmod", "666", "/dev/kvm"])?;
+    let boots = arguments.boots.to_string();
+    let restores = arguments.restores.to_string();
+    let argv = ["lab-vms", "soak", "/payload/plan.json", &boots, &restores];
+    let process = lab.command("root", &argv).spawn()?;
+    let exit = show(
+        &process,
+        Duration::from_secs(SOAK_BOOT * u64::from(arguments.boots + arguments.restores)),
+    )?;
+    lab.shut_down()?;
+    match exit {
+        Exit::Code(0) => Ok(ExitCode::SUCCESS),
+        other => bail!("the soak ended with {other:?}"),
     }
 }
 

@@ -6,6 +6,7 @@
 //! are built first, optimised, because anything else says nothing.
 
 mod qrexec;
+pub(crate) mod vmm;
 
 use std::{
     collections::BTreeMap,
@@ -37,17 +38,22 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Name {
     Qrexec(qrexec::Arguments),
+    Vmm(vmm::Arguments),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let measured = match &arguments.name {
         Name::Qrexec(own) => qrexec::run(own, arguments.runs)?,
+        Name::Vmm(own) => vmm::run(own, arguments.runs)?,
     };
     if arguments.json {
         let rows: Vec<Row> = measured.iter().map(Measured::row).collect();
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
         print!("{}", table(&measured));
+        if matches!(arguments.name, Name::Vmm(_)) {
+            print!("{}", vmm::verdicts(&measured));
+        }
     }
     Ok(())
 }

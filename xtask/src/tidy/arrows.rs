@@ -29,7 +29,7 @@ enum Floor {
 use Floor::{Bench, Contracts, Programs, Resources, Words};
 
 /// Every crate, its floor, and all arrows that it may have to our own crates.
-const CRATES: [(&str, Floor, &[&str]); 21] = [
+const CRATES: [(&str, Floor, &[&str]); 22] = [
     ("casemate-vm", Words, &[]),
     ("casemate-policy", Contracts, &[]),
     ("casemate-qrexec-wire", Contracts, &[]),
@@ -119,7 +119,16 @@ const CRATES: [(&str, Floor, &[&str]); 21] = [
     ),
     ("casemate-windows", Programs, &["casemate-window-wire"]),
     ("casemate-lab", Bench, &["casemate-template-builder"]),
-    ("xtask", Bench, &["casemate-vm", "casemate-lab"]),
+    (
+        "casemate-lab-vms",
+        Bench,
+        &["casemate-vmm-control", "casemate-link"],
+    ),
+    (
+        "xtask",
+        Bench,
+        &["casemate-vm", "casemate-lab", "casemate-lab-vms"],
+    ),
 ];
 
 /// What a crate must not use, itself or through one of ours, and why.

@@ -4,6 +4,7 @@
 //! Two tests that need the image at once make it once: the second waits for the first one's lock.
 //! An interrupted build leaves no image, only a folder with a name that nobody looks for.
 
+mod guest_initrd;
 mod guest_kernel;
 mod recipe;
 
@@ -17,6 +18,7 @@ use casemate_template_builder::{
 };
 use ring::digest::{SHA256, digest};
 
+pub use guest_initrd::write_guest_initrd;
 pub use guest_kernel::lay_out_kernel;
 use recipe::{INITRD_MODULES, MODULES, PACKAGES, SUITE};
 
