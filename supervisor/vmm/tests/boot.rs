@@ -350,6 +350,33 @@ fn what_cannot_start_says_why() {
             change(|launch| launch.cmdline = "a\0b".to_owned()),
         ),
         (
+            "a passthrough VM has no balloon",
+            change(|launch| {
+                launch.class = VmClass::Passthrough;
+                launch.balloon = true;
+            }),
+        ),
+        (
+            "a cloneable VM has no host devices",
+            change(|launch| {
+                launch.assigned = Some(Assigned {
+                    container: launch.kernel,
+                    groups: Vec::new(),
+                });
+            }),
+        ),
+        // Not a container: whatever it answers, it is named.
+        (
+            "VFIO container",
+            change(|launch| {
+                launch.class = VmClass::Passthrough;
+                launch.assigned = launch.window_memory.take().map(|container| Assigned {
+                    container,
+                    groups: Vec::new(),
+                });
+            }),
+        ),
+        (
             "named twice",
             change(|launch| launch.initrd = launch.kernel),
         ),
