@@ -59,7 +59,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
     };
     match jail::enter(namespaces)? {
         Jailed::Launcher(code) => Ok(code),
-        Jailed::Inside(inside) => run_inside(launch, inherited, kvm, inside),
+        Jailed::Inside(inside) => run_inside(&launch, inherited, kvm, inside),
     }
 }
 
@@ -103,13 +103,13 @@ fn begin(kvm: OwnedFd, begin: Begin, launch: &Launch) -> Result<(Machine, Option
 
 /// Builds the VM, runs it, takes it down.
 fn run_inside(
-    launch: Launch,
+    launch: &Launch,
     inherited: Inherited,
     kvm: OwnedFd,
     mut inside: Inside,
 ) -> Result<ExitCode> {
     let _vm = tracing::info_span!("vm", name = %launch.name).entered();
-    let (mut machine, saved) = begin(kvm, inherited.begin, &launch)?;
+    let (mut machine, saved) = begin(kvm, inherited.begin, launch)?;
     generation::renew(&machine.memory).context("cannot say which clone the guest is")?;
 
     let main_loop = EventLoop::new().context("cannot make the event loop")?;

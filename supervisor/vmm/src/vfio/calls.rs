@@ -223,7 +223,7 @@ fn sparse_areas(bytes: &[u8], first: u32) -> Option<Vec<Range<u64>>> {
     for _ in 0..MAX_CAPABILITIES {
         let at = usize::try_from(next).ok().filter(|at| *at != 0)?;
         let rest = bytes.get(at..)?;
-        let ((id, _version, following), rest) = read_header(rest)?;
+        let (id, following, rest) = read_header(rest)?;
         if u32::from(id) == VFIO_REGION_INFO_CAP_SPARSE_MMAP {
             let ([count, _reserved], mut rest) = <[U32; 2]>::read_from_prefix(rest).ok()?;
             let mut areas = Vec::new();
@@ -239,11 +239,11 @@ fn sparse_areas(bytes: &[u8], first: u32) -> Option<Vec<Range<u64>>> {
     None
 }
 
-/// Number, version and next offset of a capability, and what follows them.
-fn read_header(bytes: &[u8]) -> Option<((u16, u16, u32), &[u8])> {
-    let ([id, version], rest) = <[U16; 2]>::read_from_prefix(bytes).ok()?;
+/// Number and next offset of a capability, and what follows its header.
+fn read_header(bytes: &[u8]) -> Option<(u16, u32, &[u8])> {
+    let ([id, _version], rest) = <[U16; 2]>::read_from_prefix(bytes).ok()?;
     let (next, rest) = U32::read_from_prefix(rest).ok()?;
-    Some(((id.get(), version.get(), next.get()), rest))
+    Some((id.get(), next.get(), rest))
 }
 
 /// Number of MSI-X vectors.
