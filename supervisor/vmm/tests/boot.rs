@@ -12,7 +12,10 @@ mod vm;
 use std::fs;
 use std::os::fd::AsFd as _;
 
-use casemate_vmm_control::{Action, Event, KernelFormat, Launch, Phase, StopReason, encode};
+use casemate_vm::VmClass;
+use casemate_vmm_control::{
+    Action, Assigned, Event, KernelFormat, Launch, Phase, StopReason, encode,
+};
 use payload::{Access, End};
 use vm::{Parts, Vm};
 
