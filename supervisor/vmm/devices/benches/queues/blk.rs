@@ -8,7 +8,7 @@ use casemate_devices::blk::{Access, Block, RawDisk, Serial};
 use casemate_devices::event_loop::EventLoop;
 use criterion::{Criterion, Throughput};
 
-use crate::driver::{BUFFERS, Driver, NEXT, WRITE};
+use crate::driver::{BUFFERS, Driver, MEMORY, NEXT, WRITE};
 
 const DISK: u64 = 64 << 20;
 /// Requests of one kick.
@@ -55,8 +55,7 @@ impl Walk {
 fn batch(driver: &mut Driver, walk: &mut Walk) {
     for slot in 0..u64::from(DEPTH) {
         let sector = walk.next() / 512;
-        let header = [[0; 8], sector.to_le_bytes()].concat();
-        driver.write(HEADERS + 16 * slot, &header);
+        driver.write(HEADERS + 16 * slot + 8, &sector.to_le_bytes());
     }
     driver.offer(0, (0..DEPTH).map(|slot| 3 * slot));
     driver.kick(0);
@@ -90,6 +89,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
         let device = Block::new(Box::new(disk), serial, Access::ReadWrite, loops);
         let mut driver = Driver::on(event_loop, device);
         describe(&driver, len);
+        driver.write(HEADERS, &[0; 16 * DEPTH as usize]);
         let mut group = criterion.benchmark_group(name);
         group.throughput(Throughput::Bytes(u64::from(DEPTH) * u64::from(len)));
         let mut walk = Walk::new(len.into(), random);
@@ -98,13 +98,16 @@ pub(crate) fn bench(criterion: &mut Criterion) {
         });
         let mut walk = Walk::new(len.into(), random);
         let len = usize::try_from(len).expect("small");
-        let mut buffers = vec![1; len * usize::from(DEPTH)];
+        // From a mapping as large as the guest's memory and from the start of a page, as the guest's buffers are.
+        let mut memory = vec![1_u8; MEMORY];
+        let start = memory.as_ptr().align_offset(0x1000);
+        let buffers = &mut memory[start..start + len * usize::from(DEPTH)];
         group.bench_function("pread", |bencher| {
             bencher.iter(|| {
                 for buffer in buffers.chunks_mut(len) {
                     file.read_exact_at(buffer, walk.next()).expect("inside");
                 }
-                black_box(&buffers);
+                black_box(&*buffers);
             });
         });
         group.finish();

@@ -114,6 +114,9 @@ pub fn write_after(
     })
 }
 
+/// Ranges of a short view: clearing a table for the longest one costs more than such a view does.
+const FEW: usize = 8;
+
 fn call(
     descriptor: BorrowedFd<'_>,
     memory: &GuestMemoryMmap,
@@ -134,13 +137,28 @@ fn call_after(
     prefix: [&[u8]; MAX_PREFIX],
     memory: &GuestMemoryMmap,
     view: View<'_>,
+    action: impl FnMut(i32, &[libc::iovec]) -> isize,
+) -> io::Result<usize> {
+    if view.segments.len().saturating_add(MAX_PREFIX) < FEW {
+        call_with::<FEW>(descriptor, prefix, memory, view, action)
+    } else {
+        call_with::<MAX_RANGES>(descriptor, prefix, memory, view, action)
+    }
+}
+
+/// [`call_after`] with room for `N` ranges; what does not fit is not moved.
+fn call_with<const N: usize>(
+    descriptor: BorrowedFd<'_>,
+    prefix: [&[u8]; MAX_PREFIX],
+    memory: &GuestMemoryMmap,
+    view: View<'_>,
     mut action: impl FnMut(i32, &[libc::iovec]) -> isize,
 ) -> io::Result<usize> {
     let empty = libc::iovec {
         iov_base: ptr::null_mut(),
         iov_len: 0,
     };
-    let mut ranges = [empty; MAX_RANGES];
+    let mut ranges = [empty; N];
     let mut used = 0_usize;
     let own = prefix.into_iter().filter(|part| !part.is_empty());
     for (place, part) in ranges.iter_mut().zip(own) {
