@@ -18,6 +18,10 @@ use clap::{Args, Subcommand};
 use crate::bench::vmm::{self, payload};
 use crate::run::build_lab_guest;
 
+mod vmm_tests;
+
+pub(crate) use vmm_tests::vmm_tests;
+
 /// Boot or build the lab: a workstation with nested KVM inside QEMU.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -33,6 +37,8 @@ enum Verb {
     Run(RunArguments),
     /// Boot and restore VMs again and again, with 1, 2 and 4 vCPUs in turn; fail when one is not as it should be.
     Soak(SoakArguments),
+    /// Run the vmm's own tests in a lab, on real KVM.
+    VmmTests,
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +94,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Verb::Run(arguments) => in_lab(&arguments),
         Verb::Soak(arguments) => soak(&arguments),
+        Verb::VmmTests => vmm_tests().map(|()| ExitCode::SUCCESS),
     }
 }
 

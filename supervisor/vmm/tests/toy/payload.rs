@@ -34,7 +34,7 @@ pub(crate) enum Access {
 }
 
 /// Where the payload is loaded and starts.
-const BASE: u32 = 0x10_0000;
+pub(crate) const BASE: u32 = 0x10_0000;
 /// Where it puts the window memory: the start of the 32-bit PCI window.
 pub(crate) const WINDOW: u32 = 0xc000_0000;
 
