@@ -19,6 +19,8 @@ use crate::snapshot::Snapshot;
 
 /// How long a guest may take to its first line.
 const BOOT: Duration = Duration::from_secs(300);
+/// How long all works of the devices may take.
+const DEVICES_DONE: Duration = Duration::from_secs(120);
 /// Instructions and milliseconds of the lab's clock, when it counts.
 const MILLIONS: &str = "Minstr";
 const THOUSANDS: &str = "kinstr";
@@ -31,8 +33,9 @@ fn clock(said: &str) -> Option<f64> {
 }
 
 /// Exits of all VMs that there are now: of the one that runs. None known is zero.
-fn exits() -> u32 {
-    let text = std::fs::read_to_string("/sys/kernel/debug/kvm/exits").unwrap_or_default();
+fn exits(kind: &str) -> u32 {
+    let path = format!("/sys/kernel/debug/kvm/{kind}");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
     text.trim().parse().unwrap_or_default()
 }
 
@@ -117,8 +120,18 @@ struct Boot {
     /// What the guest's own clock said.
     guest: f64,
     exits: u32,
+    /// Of them: for a port, for a device's registers, to wait, and pages that the guest touched first.
+    kinds: [u32; KINDS.len()],
     memory: Overhead,
 }
+
+/// Kinds of exits: what KVM calls them, and how the row is called.
+const KINDS: [(&str, &str); 4] = [
+    ("io_exits", "boot-exits-port"),
+    ("mmio_exits", "boot-exits-register"),
+    ("halt_exits", "boot-exits-halt"),
+    ("pf_taken", "boot-exits-page"),
+];
 
 #[derive(Debug)]
 struct Bench<'a> {
@@ -153,6 +166,11 @@ impl Bench<'_> {
                 if work == "boot" && boot.is_ok() {
                     say("boot-guest-clock", MILLIONS, &|boot| boot.guest);
                     say("boot-exits", "exits", &|boot| f64::from(boot.exits));
+                    for (index, (_, row)) in KINDS.iter().enumerate() {
+                        say(row, "exits", &|boot| {
+                            f64::from(boot.kinds.get(index).copied().unwrap_or_default())
+                        });
+                    }
                     say("rss-mib", "MiB", &|boot| mib(boot.memory.resident));
                     say("private-dirty-mib", "MiB", &|boot| {
                         mib(boot.memory.private_dirty)
@@ -170,14 +188,15 @@ impl Bench<'_> {
         let mut vm = Vm::start(self.place.setup(&cmdline, self.plan.memory_mib))?;
         let said = vm.console.wait(BOOT, UP, |said| clock(said).is_some())?;
         let took = vm.began.elapsed();
-        let exits = exits();
+        let (all, kinds) = (exits("exits"), KINDS.map(|(name, _)| exits(name)));
         let memory = self.stopped(vm.pid())?;
         vm.kill()?;
         let guest = clock(&said).unwrap_or_default() * 1000.0;
         Ok(Boot {
             took,
             guest,
-            exits,
+            exits: all,
+            kinds,
             memory,
         })
     }
@@ -188,13 +207,14 @@ impl Bench<'_> {
         let mut other = Other::start(peer, &self.filling(&folder, &cmdline))?;
         let said = other.console.wait(BOOT, UP, |said| clock(said).is_some())?;
         let took = other.began.elapsed();
-        let exits = exits();
+        let (all, kinds) = (exits("exits"), KINDS.map(|(name, _)| exits(name)));
         let memory = self.stopped(other.pid())?;
         let guest = clock(&said).unwrap_or_default() * 1000.0;
         Ok(Boot {
             took,
             guest,
-            exits,
+            exits: all,
+            kinds,
             memory,
         })
     }
@@ -270,7 +290,7 @@ impl Bench<'_> {
             ..self.place.setup(cmdline, self.plan.memory_mib)
         })?;
         sink::offer(&vm.broker)?;
-        let said = vm.console.wait_for(DONE, BOOT)?;
+        let said = vm.console.wait_for(DONE, DEVICES_DONE)?;
         vm.kill()?;
         Ok(said)
     }
@@ -286,7 +306,7 @@ impl Bench<'_> {
         };
         let mut other = Other::start(peer, &filling)?;
         drop(network);
-        other.console.wait_for(DONE, BOOT)
+        other.console.wait_for(DONE, DEVICES_DONE)
     }
 
     /// What a process holds besides the guest's memory, read while it stands still.
