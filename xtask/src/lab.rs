@@ -20,7 +20,7 @@ use crate::run::build_lab_guest;
 
 mod vmm_tests;
 
-pub(crate) use vmm_tests::vmm_tests;
+use vmm_tests::vmm_tests;
 
 /// Boot or build the lab: a workstation with nested KVM inside QEMU.
 #[derive(Debug, Args)]

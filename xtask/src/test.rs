@@ -46,7 +46,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             "the monitor with stock kernels in the lab",
             &lab::stock::run,
         );
-        phase("the vmm's tests in the lab", &lab::vmm_tests);
         phase("the whole story in the lab", &demo::as_test);
     }
     if failed.is_empty() {
