@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use casemate_vmm_control::ring_log::{HEADER_LEN, RingLog};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Where a guest prints.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum Console {
         file: File,
         /// Told of each write.
         watch: OwnedFd,
+        /// Told of the end of the monitor, once it is known.
+        process: Option<OwnedFd>,
     },
     /// The standard output of another monitor.
     Pipe {
@@ -39,7 +42,22 @@ impl Console {
         let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         add_watch(&watch, path, WatchFlags::MODIFY)?;
         let file = File::open(path)?;
-        Ok(Self::Ring { file, watch })
+        Ok(Self::Ring {
+            file,
+            watch,
+            process: None,
+        })
+    }
+
+    /// From now on the end of the process `pid` ends every wait for more of its log.
+    ///
+    /// # Errors
+    /// When it has gone.
+    pub fn watch_process(&mut self, pid: Pid) -> Result<()> {
+        if let Self::Ring { process, .. } = self {
+            *process = Some(pidfd_open(pid, PidfdFlags::empty())?);
+        }
+        Ok(())
     }
 
     /// Reads what a monitor prints.
@@ -104,37 +122,60 @@ impl Console {
 
     /// Sleeps until there may be more.
     fn more(&mut self, limit: Duration) -> Result<()> {
-        let ready = readable(self.source(), limit)?;
         match self {
-            Self::Ring { watch, .. } if ready => {
-                let mut events = [0_u8; 4096];
-                // What they say is known: the file was written to.
-                let _ = rustix::io::read(watch, &mut events);
-            }
-            Self::Pipe { pipe, said } if ready => {
-                let mut piece = [0_u8; 4096];
-                match pipe.read(&mut piece)? {
-                    0 => bail!("the monitor has ended"),
-                    len => said.extend_from_slice(piece.get(..len).unwrap_or_default()),
+            Self::Ring { watch, process, .. } => {
+                let ended = process.as_ref().map(OwnedFd::as_fd);
+                match readable(watch.as_fd(), ended, limit)? {
+                    Ready::Source => {
+                        let mut events = [0_u8; 4096];
+                        // What they say is known: the file was written to.
+                        let _ = rustix::io::read(watch, &mut events);
+                    }
+                    Ready::Ended => bail!("the monitor has ended"),
+                    Ready::Nothing => {}
                 }
             }
-            _ => {}
+            Self::Pipe { pipe, said } => {
+                if readable(pipe.as_fd(), None, limit)? == Ready::Source {
+                    let mut piece = [0_u8; 4096];
+                    match pipe.read(&mut piece)? {
+                        0 => bail!("the monitor has ended"),
+                        len => said.extend_from_slice(piece.get(..len).unwrap_or_default()),
+                    }
+                }
+            }
         }
         Ok(())
     }
-
-    fn source(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Ring { watch, .. } => watch.as_fd(),
-            Self::Pipe { pipe, .. } => pipe.as_fd(),
-        }
-    }
 }
 
-fn readable(source: BorrowedFd<'_>, limit: Duration) -> Result<bool> {
-    let mut polled = [PollFd::new(&source, PollFlags::IN)];
+/// What a sleep ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ready {
+    Source,
+    Ended,
+    Nothing,
+}
+
+/// Waits for bytes of `source`, which come first, or for `ended`.
+fn readable(
+    source: BorrowedFd<'_>,
+    ended: Option<BorrowedFd<'_>>,
+    limit: Duration,
+) -> Result<Ready> {
+    let mut polled = vec![PollFd::from_borrowed_fd(source, PollFlags::IN)];
+    polled.extend(ended.map(|ended| PollFd::from_borrowed_fd(ended, PollFlags::IN)));
     let limit = rustix::time::Timespec::try_from(limit)?;
-    Ok(poll(&mut polled, Some(&limit))? > 0)
+    poll(&mut polled, Some(&limit))?;
+    let ready = |index: usize| {
+        let one = polled.get(index);
+        one.is_some_and(|one| !one.revents().is_empty())
+    };
+    Ok(match (ready(0), ready(1)) {
+        (true, _) => Ready::Source,
+        (_, true) => Ready::Ended,
+        _ => Ready::Nothing,
+    })
 }
 
 /// The last lines, for an error message.

@@ -145,7 +145,7 @@ impl Vm {
         if let Some((user, group)) = setup.account {
             command.uid(user).gid(group);
         }
-        let console = Console::ring(&log)?;
+        let mut console = Console::ring(&log)?;
         // When its launcher ends, the VM's process becomes our child.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let began = Instant::now();
@@ -158,6 +158,7 @@ impl Vm {
         let pid = answer.get("pid").and_then(serde_json::Value::as_i64);
         let pid = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         let pid = pid.context("the monitor gave no process id")?;
+        console.watch_process(pid)?;
         let mut vm = Self {
             console,
             began,
