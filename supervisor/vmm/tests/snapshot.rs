@@ -145,7 +145,11 @@ fn clone(id: u32, snapshot: &Snapshot, from: u32) -> (Parts, Vm) {
 }
 
 fn power_off(parts: &Parts, vm: Vm) {
-    rustix::io::pwrite(&parts.window, &[End::PowerOff as u8], 0).expect("memory");
+    end(parts, vm, End::PowerOff);
+}
+
+fn end(parts: &Parts, vm: Vm, how: End) {
+    rustix::io::pwrite(&parts.window, &[how as u8], 0).expect("memory");
     let reason = StopReason::PowerOff;
     assert_eq!(vm.event(), Event::Stopped { reason });
     assert_eq!(vm.wait(), Some(0));
@@ -192,8 +196,13 @@ fn clones_go_on_where_the_saved_guest_was() {
     let later = shown(&second, COUNT);
     kill(vm2);
     let (fourth, vm4) = clone(6, &again, later);
+    // What one does to its memory is nobody else's.
+    end(&third, vm3, End::PowerOffAfterSpoiling);
+    let (fifth, vm5) = clone(7, &snapshot, at);
+    power_off(&fifth, vm5);
+    counted_to(&fourth, shown(&fourth, COUNT) + 20);
+    assert_eq!(shown(&fourth, SPOILED), 0);
     power_off(&fourth, vm4);
-    power_off(&third, vm3);
     assert!(snapshot.bytes() == files, "clones change nothing in it");
 }
 

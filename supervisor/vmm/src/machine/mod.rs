@@ -138,11 +138,18 @@ impl Machine {
             }),
         )?;
         let msrs = to("list its registers", kvm.get_msr_index_list())?;
-        let msrs = msrs.as_slice().to_vec();
+        let msrs = state::kept_msrs(msrs.as_slice());
         let host = HostId::of(&kvm, &shown, &msrs, vcpus.get());
         let vcpus = (0..vcpus.get())
-            .map(|index| vcpu(&kvm, &vm, &shown, index, vcpus))
-            .collect::<Result<_, _>>()?;
+            .map(|index| {
+                let vcpu = vcpu(&kvm, &vm, &shown, index, vcpus)?;
+                // A saved state sets all of this, and more.
+                if saved.is_none() {
+                    registers::reset(&vcpu)?;
+                }
+                Ok(vcpu)
+            })
+            .collect::<Result<_, MachineError>>()?;
         Ok(Self {
             vcpus,
             vm: Arc::new(vm),
@@ -202,6 +209,5 @@ fn vcpu(
     })?;
     // Before the MSRs: KVM hides MSRs that the CPUID does not announce.
     to("set CPU features", vcpu.set_cpuid2(&entries))?;
-    registers::reset(&vcpu)?;
     Ok(vcpu)
 }

@@ -19,6 +19,28 @@ const TSC: u32 = 0x10;
 /// Deadline of the local APIC's timer, in ticks of the TSC.
 const TSC_DEADLINE: u32 = 0x6e0;
 
+/// MSRs that KVM knows without listing them: variable and fixed memory type ranges, and their default type.
+const MEMORY_TYPES: [std::ops::RangeInclusive<u32>; 5] = [
+    0x200..=0x20f,
+    0x250..=0x250,
+    0x258..=0x259,
+    0x268..=0x26f,
+    0x2ff..=0x2ff,
+];
+
+/// MSRs of another hypervisor's interface, which no vCPU of ours announces.
+const FOREIGN: std::ops::Range<u32> = 0x4000_0000..0x4000_0200;
+
+/// The MSRs that a snapshot keeps, of those that KVM lists.
+pub(super) fn kept_msrs(listed: &[u32]) -> Vec<u32> {
+    listed
+        .iter()
+        .copied()
+        .filter(|index| !FOREIGN.contains(index))
+        .chain(MEMORY_TYPES.into_iter().flatten())
+        .collect()
+}
+
 /// In-kernel devices.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ChipState {
@@ -204,6 +226,14 @@ fn entry((index, data): (u32, u64)) -> kvm_msr_entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_types_are_kept_and_foreign_registers_are_not() {
+        let kept = kept_msrs(&[TSC, 0x4000_0000, 0x4000_01ff, 0x4b56_4d01]);
+        assert_eq!(kept[..2], [TSC, 0x4b56_4d01]);
+        assert_eq!(kept.len(), 2 + 16 + 1 + 2 + 8 + 1);
+        assert!(kept.contains(&0x2ff));
+    }
 
     #[test]
     fn the_tsc_is_set_before_its_deadline() {

@@ -69,6 +69,15 @@ pub(crate) fn elf(rng: u8, window: u8) -> Vec<u8> {
     code.when_al(End::PowerOff as u8, |code| {
         code.out_byte(0x600, 5 << 2 | 1 << 5);
     });
+    code.when_al(End::PowerOffAfterSpoiling as u8, |code| {
+        code.bytes(&[0xbf]); // mov edi, start
+        code.bytes(&BLOCK.start.to_le_bytes());
+        code.mov_eax(0xa5a5_a5a5);
+        code.bytes(&[0xb9]); // mov ecx, count
+        code.bytes(&((BLOCK.end - BLOCK.start) / 4).to_le_bytes());
+        code.bytes(&[0xf3, 0xab]); // rep stosd
+        code.out_byte(0x600, 5 << 2 | 1 << 5);
+    });
     code.bytes(&[0xf4, 0xeb, 0xfd]); // hlt; jmp back
     image(&code.into_bytes())
 }

@@ -20,6 +20,8 @@ pub(crate) enum End {
     TripleFault = 4,
     /// Sleep control register, after touching every port and the whole PCI hole.
     PowerOffAfterSweep = 5,
+    /// Sleep control register, after a guest that counts has overwritten the block that it looks at.
+    PowerOffAfterSpoiling = 6,
 }
 
 /// What the guest does when it finds this byte at offset 0 of the window memory: one access to a port, whose number is
@@ -52,7 +54,7 @@ impl Code {
     pub(crate) fn here(&self) -> u32 {
         BASE + u32::try_from(self.0.len()).expect("short")
     }
-    fn mov_eax(&mut self, value: u32) {
+    pub(crate) fn mov_eax(&mut self, value: u32) {
         self.bytes(&[0xb8]);
         self.bytes(&value.to_le_bytes());
     }

@@ -34,7 +34,7 @@ fn connections_are_over_once_and_as_soon_as_there_is_a_buffer() {
     guest.offer(EVENTS, &descriptors, &[0, 1]);
     guest.kick(EVENTS);
     assert_eq!(guest.used(EVENTS), [(0, 2), (1, 4)]);
-    assert_eq!(guest.interrupt.signals(), 2);
+    assert!(guest.interrupt.signals() >= 2);
     let mut event = [0; 12];
     guest
         .memory

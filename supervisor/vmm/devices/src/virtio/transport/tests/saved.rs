@@ -1,6 +1,7 @@
 //! States of the bus: what is saved is taken back, and nothing else.
 
 use super::*;
+use crate::pci::{BarIndex, Configuration, Identity, PciFunction};
 use crate::state::{FunctionState, StateError, VirtioState};
 
 /// The state of the bus with one virtio function, which is the second.
@@ -176,6 +177,39 @@ fn a_state_that_no_guest_can_write_is_refused() {
         let there = Guest::new();
         assert!(there.root.restore(&changed).is_err(), "{what}");
     }
+}
+
+/// A device of the host's: it has a state that is not in this process.
+struct Assigned(Configuration);
+
+impl PciFunction for Assigned {
+    fn configuration(&mut self) -> &mut Configuration {
+        &mut self.0
+    }
+    fn bar_read(&mut self, _bar: BarIndex, _offset: u64, _data: &mut [u8]) {}
+    fn bar_write(&mut self, _bar: BarIndex, _offset: u64, _data: &[u8]) {}
+    fn save(&mut self) -> Option<FunctionState> {
+        None
+    }
+    fn restore(&mut self, _saved: &FunctionState) -> Result<(), StateError> {
+        Err(StateError::Unfit("it is a device of the host's"))
+    }
+    fn bar_moved(&mut self, _bar: BarIndex, _address: Option<u64>) {}
+}
+
+#[test]
+fn a_vm_with_an_assigned_device_is_not_saved() {
+    let guest = Guest::new();
+    let configuration = Configuration::new(Identity {
+        vendor: 0x8086,
+        device: 0x100e,
+        class: 0x02_00_00,
+        revision: 0,
+        subsystem: (0, 0),
+    });
+    let function = Arc::new(Mutex::new(Assigned(configuration)));
+    guest.root.add(function).expect("a free slot");
+    assert_eq!(guest.root.save(), Err(StateError::NotSaveable(2)));
 }
 
 #[test]
