@@ -25,7 +25,7 @@ use crate::{
     grants::{Chosen, Grant, Grants, Instance, Key, Moment},
     live::{Call, Calls, Ticket},
     peers::Peers,
-    policies::Policies,
+    policies::{self, Policies},
     session::{Carrier, Host, SessionError, Streams, Vm},
 };
 
@@ -38,6 +38,14 @@ pub(crate) const AGENT: Duration = Duration::from_secs(10);
 /// How long the ends of a call that was killed may take to report; after that it is forgotten all the same.
 pub(crate) const LAST_BREATH: Duration = Duration::from_secs(10);
 
+/// What the person was told last of the policy's faults.
+#[derive(Debug, Default)]
+struct Told {
+    faults: Vec<String>,
+    /// Whether that came through, or is about to: nobody may be there to show it when the broker starts.
+    through: bool,
+}
+
 /// The broker.
 #[derive(Debug)]
 pub(crate) struct Broker {
@@ -45,14 +53,13 @@ pub(crate) struct Broker {
     pub(crate) audit: Audit,
     /// What those may ask of the person that no session belongs to.
     pub(crate) others: Arc<Attention>,
-    policies: Arc<Policies>,
+    pub(crate) policies: Arc<Policies>,
     vms: Mutex<HashMap<VmName, Vm>>,
     /// Every call that has not ended.
     pub(crate) calls: Arc<Calls>,
     grants: Mutex<Grants>,
     next: AtomicU64,
-    /// The faults of the policy that the person was told last.
-    told: Mutex<Vec<String>>,
+    told: Mutex<Told>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -82,8 +89,9 @@ pub(crate) enum AdminCallError {
 }
 
 impl Broker {
+    /// Also begins to follow the changes of the policy; must be called in a runtime.
     pub(crate) fn new(peers: Peers, policy: Vec<PathBuf>, audit: Audit) -> Arc<Self> {
-        Arc::new(Self {
+        let broker = Arc::new(Self {
             peers,
             audit,
             others: Arc::new(Attention::new(Instant::now())),
@@ -93,7 +101,9 @@ impl Broker {
             grants: Mutex::default(),
             next: AtomicU64::new(1),
             told: Mutex::default(),
-        })
+        });
+        policies::follow(&broker);
+        broker
     }
 
     /// Starts the session of a VM. One of the same name is ended: the supervisor knows which one runs.
@@ -246,25 +256,27 @@ impl Broker {
                     .unwrap_or_else(|error| Arc::new(Standing::faulty(error.to_string())))
             }
         };
-        let (is_news, was_faulty) = {
+        let (is_news, was_through) = {
             let mut told = lock(&self.told);
-            let was_faulty = !told.is_empty();
-            let is_news = *told != current.faults();
-            current.faults().clone_into(&mut told);
-            (is_news, was_faulty)
+            let is_news = told.faults != current.faults();
+            if is_news {
+                current.faults().clone_into(&mut told.faults);
+            }
+            (is_news, std::mem::replace(&mut told.through, true))
         };
-        if is_news {
-            self.tell_of_policy(&current, was_faulty).await;
+        if (is_news || !was_through) && !self.tell_of_policy(&current, is_news).await {
+            lock(&self.told).through = false;
         }
         current
     }
 
-    async fn tell_of_policy(&self, policy: &Standing, was_faulty: bool) {
+    /// Says whether nobody has to be told any more.
+    async fn tell_of_policy(&self, policy: &Standing, is_news: bool) -> bool {
         let Some(first) = policy.faults().first() else {
-            if was_faulty {
+            if is_news {
                 tracing::info!("the policy is without fault again");
             }
-            return;
+            return true;
         };
         let what = match policy.good() {
             Some(_) => {
@@ -272,7 +284,7 @@ impl Broker {
             }
             None => "Every call is denied until the policy is put right",
         };
-        for fault in policy.faults() {
+        for fault in policy.faults().iter().filter(|_| is_news) {
             tracing::error!(%fault, "{what}");
         }
         let more = match policy.faults().len() - 1 {
@@ -280,7 +292,7 @@ impl Broker {
             more => format!(" (and {more} more)"),
         };
         let text = format!("{what}: {first}{more}");
-        self.peers.notify("failed", text).await;
+        self.peers.notify("failed", text).await
     }
 
     /// Runs a command in a VM for the admin side; returns the call's number and the client end of its data stream.

@@ -104,11 +104,14 @@ impl Peers {
         }
     }
 
-    /// Tells the person something. Nobody waits for it, so a failure is only logged.
-    pub(crate) async fn notify(&self, kind: &str, words: String) {
+    /// Tells the person something; says whether that came through. A failure is logged, and most do not care.
+    pub(crate) async fn notify(&self, kind: &str, words: String) -> bool {
         match self {
             Self::House(house) => house.notify(kind, words).await,
-            Self::Alone(_) => tracing::info!(kind, "{words}"),
+            Self::Alone(_) => {
+                tracing::info!(kind, "{words}");
+                true
+            }
         }
     }
 }
@@ -189,8 +192,7 @@ impl House {
             .map_err(|error| PeerError(format!("the compositor did not ask: {}", text(&error))))
     }
 
-    /// Tells the person something. Nobody waits for it, so a failure is only logged.
-    async fn notify(&self, kind: &str, words: String) {
+    async fn notify(&self, kind: &str, words: String) -> bool {
         let notice = Notice {
             kind: kind.to_owned(),
             text: words,
@@ -204,9 +206,10 @@ impl House {
                     .await
             })
             .await;
-        if let Err(error) = told {
+        if let Err(error) = &told {
             tracing::warn!(%error, "the person could not be told");
         }
+        told.is_ok()
     }
 
     async fn supervisor(&self) -> zbus::Result<casemate_api::Supervisor1Proxy<'static>> {

@@ -194,7 +194,13 @@ async fn each_call_of_a_granted_disposable_gets_a_new_one() {
         let vmm = soon("a disposable", host.disposables.recv()).await.unwrap();
         let mut disposable = Agent::start(vmm).await;
         is_joined(&mut work, ident, &mut disposable).await;
-        assert_eq!(host.decision_on("move+").await.result, result);
+        // The record is made after the ends were joined.
+        let on_record = async {
+            while host.decision_on("move+").await.result != result {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("the decision on record", on_record).await;
         assert_eq!(host.destroyed().await, "disp7");
     }
     assert_eq!(

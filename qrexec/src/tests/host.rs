@@ -88,6 +88,18 @@ impl Host {
         fs::rename(dir.join("new"), dir.join("10-test.policy")).unwrap();
     }
 
+    /// Takes the compositor away, or brings it back.
+    pub(super) fn compositor(&self, is_there: bool) {
+        let socket = Bus::Compositor.socket(self.dir.path());
+        let aside = socket.with_extension("aside");
+        let (from, to) = if is_there {
+            (aside, socket)
+        } else {
+            (socket, aside)
+        };
+        fs::rename(from, to).unwrap();
+    }
+
     /// Where a rule of the policy is, as the admin side is told.
     pub(super) fn rule(&self, line: u32) -> String {
         let file = self.dir.path().join("policy/10-test.policy");

@@ -7,3 +7,4 @@ mod grants;
 mod guest;
 mod host;
 mod kills;
+mod policies;
