@@ -5,7 +5,7 @@
 //!   are shown. No ROM, no I/O ports, no INTx, no extended capabilities. Of the command register only bus mastering is
 //!   passed on.
 //! * **BARs** are mapped into the guest page by page, but for pages that hold the MSI-X table or its pending bits, which
-//!   are trapped ([`mod@pieces`]).
+//!   are trapped ([`fn@pieces`]).
 //! * **Interrupts** come through [`Vectors`]: the hardware's vectors signal descriptors, the guest's own table decides
 //!   what happens then.
 //!
