@@ -10,12 +10,14 @@ mod payload;
 mod vm;
 
 use std::fs;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
-use casemate_vm::VcpuCount;
-use casemate_vmm_control::{Action, CpuModel, Event, KernelFormat, StopReason};
+use casemate_vm::{PciAddress, VcpuCount, VmClass};
+use casemate_vmm_control::{
+    Action, Assigned, AssignedGroup, CpuModel, Event, KernelFormat, Launch, StopReason,
+};
 use vm::{Parts, Vm};
 
 /// Where the kernels are.
@@ -46,6 +48,11 @@ const ELF: Guest = Guest {
 impl Guest {
     /// Starts it and waits until its init is up.
     fn boot(&self, folder: &std::path::Path) -> (Parts, Vm) {
+        self.boot_with(folder, |_| {})
+    }
+
+    /// The same, with a description that was changed.
+    fn boot_with(&self, folder: &std::path::Path, change: impl FnOnce(&mut Launch)) -> (Parts, Vm) {
         let read = |name: &str| fs::read(folder.join(name)).expect("it was laid out");
         let parts = Parts::with_initrd(&read(self.kernel), &read("initrd"));
         let mut launch = parts.launch();
@@ -54,6 +61,7 @@ impl Guest {
         launch.kernel_format = self.format;
         launch.cpu = self.cpu;
         launch.cmdline = "quiet panic=-1 cryptomgr.notests".to_owned();
+        change(&mut launch);
         let vm = Vm::start_as(&parts, &launch);
         said(&parts, "stock: up");
         (parts, vm)
@@ -126,6 +134,90 @@ fn the_compatible_processor_is_what_its_table_says() {
     for flag in ["avx", "avx2", "svm", "vmx", "la57", "xsaveopt", "bmi1"] {
         assert!(!flags.contains(&flag), "{flag} of {flags:?}");
     }
+    end(vm);
+}
+
+/// A host device that is bound to vfio-pci, with its group.
+struct HostDevice {
+    address: PciAddress,
+    group: OwnedFd,
+}
+
+/// Devices that `CASEMATE_ASSIGN` names, each the only one of its group that a driver wants.
+fn host_devices() -> Vec<HostDevice> {
+    let names = std::env::var("CASEMATE_ASSIGN").unwrap_or_default();
+    let open = |path: &str| -> OwnedFd {
+        let file = fs::File::options().read(true).write(true).open(path);
+        file.unwrap_or_else(|error| panic!("{path}: {error}"))
+            .into()
+    };
+    names
+        .split_whitespace()
+        .map(|name| {
+            let link = fs::read_link(format!("/sys/bus/pci/devices/{name}/iommu_group"));
+            let group = link.expect("an IOMMU is there");
+            let number = group.file_name().expect("a number").to_string_lossy();
+            HostDevice {
+                address: name.parse().expect("an address"),
+                group: open(&format!("/dev/vfio/{number}")),
+            }
+        })
+        .collect()
+}
+
+/// What the guest has to say of each device that it found at work; `CASEMATE_ASSIGN_SAYS` has them with `|` between.
+fn expected_of_devices() -> Vec<String> {
+    let text = std::env::var("CASEMATE_ASSIGN_SAYS").unwrap_or_default();
+    let words = text.split('|').filter(|word| !word.is_empty());
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn host_devices_work_in_a_vm_and_are_given_back() {
+    let Some(folder) = stock() else { return };
+    let devices = host_devices();
+    if devices.is_empty() {
+        // The lab names them; see the task that starts it.
+        return;
+    }
+    let container = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/vfio/vfio")
+        .expect("vfio is loaded");
+    for descriptor in devices
+        .iter()
+        .map(|device| device.group.as_fd())
+        .chain([container.as_fd()])
+    {
+        rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty()).expect("open");
+    }
+    let (parts, vm) = ELF.boot_with(&folder, |launch| {
+        launch.class = VmClass::Passthrough;
+        launch.assigned = Some(Assigned {
+            container: container.as_raw_fd(),
+            groups: devices
+                .iter()
+                .map(|device| AssignedGroup {
+                    file: device.group.as_raw_fd(),
+                    devices: vec![device.address],
+                })
+                .collect(),
+        });
+    });
+    // The VM has its own copies; the kernel lets nobody else have a group.
+    drop(container);
+    let slots = devices.len();
+    drop(devices);
+    for text in expected_of_devices() {
+        said(&parts, &text);
+    }
+    // After bridge, rng, console, vsock and window memory.
+    for slot in (5..).take(slots) {
+        vm.act(&Action::RemoveDevice { slot });
+        assert_eq!(vm.event(), Event::DeviceRemoved { slot });
+    }
+    said(&parts, "stock: no host device");
     end(vm);
 }
 
