@@ -1,6 +1,6 @@
 //! `cargo xtask lab`: makes the lab's image, and runs a program in a lab.
 
-pub(crate) mod stock;
+mod stock;
 
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
@@ -39,6 +39,8 @@ enum Verb {
     Soak(SoakArguments),
     /// Run the vmm's own tests in a lab, on real KVM.
     VmmTests,
+    /// Run the vmm's tests with a distribution's own kernels and with host devices in a lab.
+    Stock,
 }
 
 #[derive(Debug, Args)]
@@ -95,6 +97,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         Verb::Run(arguments) => in_lab(&arguments),
         Verb::Soak(arguments) => soak(&arguments),
         Verb::VmmTests => vmm_tests().map(|()| ExitCode::SUCCESS),
+        Verb::Stock => stock::run().map(|()| ExitCode::SUCCESS),
     }
 }
 

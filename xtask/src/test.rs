@@ -42,10 +42,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.no_lab {
         phase("lab image", &|| lab::build().map(drop));
         phase("lab tests", &in_lab);
-        phase(
-            "the monitor with stock kernels in the lab",
-            &lab::stock::run,
-        );
         phase("the whole story in the lab", &demo::as_test);
     }
     if failed.is_empty() {

@@ -1,5 +1,5 @@
 //! Stock kernels of a distribution on this monitor. Runs where `CASEMATE_STOCK` names a folder with `vmlinux` (ELF),
-//! `vmlinuz` (bzImage) and `initrd`, whose `/init` is `stock/init.sh`: in the lab, by `cargo xtask test`. A software
+//! `vmlinuz` (bzImage) and `initrd`, whose `/init` is `stock/init.sh`: in the lab, by `cargo xtask lab stock`. A software
 //! /dev/kvm cannot run them.
 
 #[path = "toy/payload.rs"]

@@ -1,4 +1,4 @@
-//! The monitor's tests with a distribution's own kernels, run in a lab: `cargo xtask test` does it.
+//! The monitor's tests with a distribution's own kernels, run in a lab by `cargo xtask lab stock`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -36,7 +36,7 @@ exec stock --test-threads 1 host_devices";
 
 /// Builds the tests and the monitor, boots a lab with an IOMMU, and runs them there: as the ordinary user, and those
 /// with host devices as root.
-pub(crate) fn run() -> Result<()> {
+pub(super) fn run() -> Result<()> {
     let payload = tempfile::tempdir()?;
     lay_out(payload.path())?;
     let disk = payload.path().join("nvme.img");
