@@ -14,5 +14,6 @@ pub mod machine;
 pub mod policy;
 pub mod queue;
 pub mod session;
+pub mod snapshot;
 pub mod vectors;
 pub mod wires;

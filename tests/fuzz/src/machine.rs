@@ -14,6 +14,7 @@ use casemate_devices::event_loop::EventLoop;
 use casemate_devices::pci::{ConfigPorts, Ecam, PciFunction, PciRoot};
 use casemate_devices::rng::{MonotonicClock, Rng};
 use casemate_devices::serial::Serial;
+use casemate_devices::state::FunctionState;
 use casemate_devices::virtio::{HostServices, Memory, VirtioDevice, VirtioPci};
 use casemate_devices::vsock::{GuestCid, Vsock};
 use casemate_devices::window_memory::WindowMemory;
@@ -81,6 +82,7 @@ pub fn memory_file(len: u64) -> OwnedFd {
 }
 
 struct Machine {
+    root: Arc<PciRoot>,
     bus: Arc<Bus>,
     memory: Memory,
     ecam: Ecam,
@@ -91,12 +93,43 @@ struct Machine {
 
 /// Plays an input. The doubles insist on BARs inside the windows, and on places taken back before they are given anew.
 pub fn play(input: &[u8]) {
-    let mut machine = Machine::new();
-    let mut input = Input(input);
-    while let Some([what, function, p0, p1, value @ ..]) = input.take::<12>() {
-        machine.step(what, function, u16::from_le_bytes([p0, p1]), value);
+    Machine::new().play(input);
+}
+
+/// Restores devices from any state at all. One that is taken is what would be saved, and whatever is in it, devices
+/// come to rest and can be reset.
+pub fn restore(input: &[u8]) {
+    let Ok(saved) = postcard::from_bytes::<Vec<FunctionState>>(input) else {
+        return;
+    };
+    let machine = Machine::new();
+    if machine.root.restore(&saved).is_err() {
+        return;
+    }
+    let again = machine.root.save().expect("all can be saved");
+    for (function, saved) in again.iter().zip(&saved) {
+        assert_eq!(function.configuration, saved.configuration);
+        let (Some(virtio), Some(saved)) = (&function.virtio, &saved.virtio) else {
+            continue;
+        };
+        assert_eq!(virtio.accepted, saved.accepted);
+        assert_eq!(virtio.status & !64, saved.status & !64);
+        assert_eq!(virtio.queues, saved.queues);
     }
     machine.work();
+    for function in 0..again.len() as u64 {
+        let base = WINDOW + function * BAR;
+        machine.access(base + 0x14, true, &mut [0]);
+    }
+    machine.work();
+}
+
+/// The state of the devices after an input was played, as [`restore`] reads it.
+pub fn saved(input: &[u8]) -> Vec<u8> {
+    let mut machine = Machine::new();
+    machine.play(input);
+    let saved = machine.root.save().expect("all can be saved");
+    postcard::to_stdvec(&saved).expect("plain data")
 }
 
 fn add(root: &PciRoot, function: impl PciFunction + 'static) {
@@ -137,6 +170,7 @@ impl Machine {
         add(&root, window_memory.expect("a power of two"));
         let irq = EventFd::new(EFD_NONBLOCK).expect("eventfd");
         Self {
+            root: root.clone(),
             bus,
             memory,
             // Not on the bus, which the root holds: they would hold each other for ever.
@@ -145,6 +179,14 @@ impl Machine {
             serial: Serial::new(irq, Arc::new(Silence)),
             event_loop,
         }
+    }
+
+    fn play(&mut self, input: &[u8]) {
+        let mut input = Input(input);
+        while let Some([what, function, p0, p1, value @ ..]) = input.take::<12>() {
+            self.step(what, function, u16::from_le_bytes([p0, p1]), value);
+        }
+        self.work();
     }
 
     fn step(&mut self, what: u8, function: u8, place: u16, value: [u8; 8]) {

@@ -1,8 +1,9 @@
 //! Seeds of a guest's machine: queues with good requests, and a driver that finds and starts devices.
 
 use casemate_fuzz::driver::{AVAILABLE, ENTRIES, EVENT_INDEX, FEATURES, OWN, QUEUE_STRIDE};
-use casemate_fuzz::machine::Space;
+use casemate_fuzz::machine::{self, Space};
 use casemate_fuzz::queue::Step;
+use casemate_fuzz::snapshot;
 
 use crate::Seed;
 
@@ -98,7 +99,10 @@ pub(crate) fn all() -> Vec<Seed> {
     ];
     for (name, function) in [("blk", 1), ("rng", 2), ("console", 3), ("vsock", 4)] {
         seeds.push(("pci_cfg", name, start(function)));
+        seeds.push(("device_state", name, machine::saved(&start(function))));
     }
+    seeds.push(("device_state", "new", machine::saved(&[])));
+    seeds.push(("snapshot_hdr", "sealed", snapshot::seed()));
     seeds
 }
 
