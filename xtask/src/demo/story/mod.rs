@@ -4,6 +4,7 @@
 mod endure;
 mod files;
 mod life;
+mod services;
 mod windows;
 
 use super::Step;
@@ -46,6 +47,10 @@ pub(super) fn steps(stage: Stage) -> Vec<Step> {
         act("a typed line reaches work alone", windows::typed),
         act("a file crosses when the person allows it", files::asked),
         show("a file that policy denies does not cross", files::denied),
+        show(
+            "service scripts and rules as they are",
+            services::unmodified,
+        ),
         act("a document in a disposable", endure::disposable),
         show(
             "writes outside /home are gone after a restart",
