@@ -6,12 +6,14 @@ mod rpc;
 mod services;
 mod tools;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
+        // What a service says goes to its caller, who may be a file.
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .init();
     let options = match options::parse() {

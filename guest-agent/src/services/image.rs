@@ -5,10 +5,12 @@
 use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail, ensure};
+use rustix::fs::OFlags;
 
 /// Longest name that is read.
 const MAX_NAME: u64 = 4096;
@@ -28,7 +30,13 @@ pub(crate) fn run() -> anyhow::Result<u8> {
     let mut input = io::stdin().lock().take(MAX_NAME);
     input.read_line(&mut name).context("no name came")?;
     let path = find(name.trim_end_matches('\n'), Path::new("/usr/share/icons"))?;
-    let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    // A pipe is not waited for; what it is is looked at once it is open.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits())?;
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
     let (width, height, pixels) = decode(file)?;
     let mut out = io::stdout().lock();
     writeln!(out, "{width} {height}")?;

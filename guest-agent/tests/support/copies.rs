@@ -39,3 +39,54 @@ pub(crate) fn directory(name: &str) -> Vec<u8> {
 pub(crate) fn link(name: &str, target: &str) -> Vec<u8> {
     entry(name.as_bytes(), LINK, target.as_bytes())
 }
+
+/// Ends of each part of a stream: headers, names, contents.
+pub(crate) fn boundaries() -> (Vec<u8>, Vec<usize>) {
+    let mut stream = Vec::new();
+    let mut ends = vec![0];
+    for (name, mode, content) in [
+        ("d", DIRECTORY, &b""[..]),
+        ("d/one", FILE, b"first"),
+        ("d/link", LINK, b"one"),
+        ("d/two", FILE, b"second"),
+        ("d", DIRECTORY, b""),
+    ] {
+        let whole = entry(name.as_bytes(), mode, content);
+        let start = stream.len();
+        for end in [
+            16,
+            32,
+            32 + name.len() + 1,
+            whole.len().saturating_sub(2),
+            whole.len(),
+        ] {
+            ends.push(start + end);
+        }
+        stream.extend(whole);
+    }
+    ends.push(stream.len() + 16);
+    stream.extend(END);
+    ends.sort_unstable();
+    ends.dedup();
+    (stream, ends)
+}
+
+/// What of [`boundaries`] is whole after so many bytes.
+pub(crate) fn whole(bytes: usize) -> Vec<(&'static str, &'static str)> {
+    let lengths = [34, 32 + 6 + 5, 32 + 7 + 3, 32 + 6 + 6];
+    let landed = [
+        ("d", "/"),
+        ("d/one", "first"),
+        ("d/link", "-> one"),
+        ("d/two", "second"),
+    ];
+    let mut end = 0;
+    let mut found = Vec::new();
+    for (length, entry) in lengths.into_iter().zip(landed) {
+        end += length;
+        if bytes >= end {
+            found.push(entry);
+        }
+    }
+    found
+}
