@@ -68,7 +68,7 @@ fn benches(criterion: &mut Criterion) {
     let policy = read(&text);
     assert_eq!(policy.rules().len(), SERVICES * 3 + 1);
     criterion.bench_function("read/301-rules", |bencher| {
-        bencher.iter(|| read(black_box(&text)))
+        bencher.iter(|| read(black_box(&text)));
     });
 
     let facts = facts();

@@ -160,7 +160,8 @@ fn names_of_files_decide_what_is_read_and_in_which_order() {
             .map(|file| format!("{}/{}", file.directory, file.name))
             .collect())
     };
-    let cases: [(&[&[&str]], Result<&str, &str>); 9] = [
+    type Case<'a> = (&'a [&'a [&'a str]], Result<&'a str, &'a str>);
+    let cases: [Case<'_>; 9] = [
         (
             &[&["9-a.policy", "10-b.policy"]],
             Ok("0/10-b.policy 0/9-a.policy"),
