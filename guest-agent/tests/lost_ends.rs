@@ -1,6 +1,5 @@
 //! Either end of a call is lost at each boundary of what is said: the other end ends with the code that is specified, and
 //! no process is left. A copy that is not confirmed loses no original.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
