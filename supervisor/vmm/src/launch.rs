@@ -43,11 +43,12 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// Whatever keeps the VM from running, for a person to read.
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
-    let (description, namespaces) = match command {
+    let (description, namespaces, own_user) = match command {
         Command::Launch {
             description,
             namespaces,
-        } => (description, namespaces),
+            own_user,
+        } => (description, namespaces, own_user),
         Command::Help => return print(HELP),
         Command::Version => return print(concat!("casemate-vmm ", env!("CARGO_PKG_VERSION"))),
     };
@@ -57,7 +58,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Some(kvm) => kvm,
         None => open_kvm()?,
     };
-    match jail::enter(namespaces)? {
+    match jail::enter(namespaces, own_user)? {
         Jailed::Launcher(code) => Ok(code),
         Jailed::Inside(inside) => run_inside(&launch, inherited, kvm, inside),
     }
@@ -109,6 +110,14 @@ fn run_inside(
     mut inside: Inside,
 ) -> Result<ExitCode> {
     let _vm = tracing::info_span!("vm", name = %launch.name).entered();
+    let windows = inherited
+        .window_memory
+        .as_ref()
+        .map_or(Ok(0), inherited::len)?;
+    // How much of an assigned device is mapped is known only when it is.
+    if inherited.assigned.is_none() {
+        inside.limit_memory(launch.memory.bytes().saturating_add(windows))?;
+    }
     let (mut machine, saved) = begin(kvm, inherited.begin, launch)?;
     generation::renew(&machine.memory).context("cannot say which clone the guest is")?;
 

@@ -6,6 +6,7 @@
 //!
 //! Threads and event loops only: no async runtime, no D-Bus, no policy.
 
+mod allocator;
 mod arguments;
 mod boot;
 mod control;
@@ -27,6 +28,7 @@ mod vfio;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    allocator::tune();
     report::init();
     let result = arguments::parse(std::env::args_os().skip(1)).and_then(launch::run);
     match result {

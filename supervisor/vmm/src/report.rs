@@ -8,6 +8,9 @@ use casemate_vmm_control::StopReason;
 /// Exit code when KVM is missing or forbidden.
 const NO_KVM: u8 = 8;
 
+/// Exit code after a panic, which is a bug of ours.
+const PANICKED: i32 = 101;
+
 /// The command line is wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; see casemate-vmm --help")]
@@ -52,6 +55,19 @@ pub(crate) fn init() {
         .with_ansi(false)
         .without_time()
         .try_init();
+    // A thread that cannot go on ends the VM, whatever the build does with panics: the others would wait for it. Not by
+    // `abort`, which needs what is on no list of allowed system calls.
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("without a name");
+        let _ = writeln!(std::io::stderr(), "casemate-vmm: thread {name}: {panic}");
+        exit(PANICKED);
+    }));
+}
+
+#[expect(clippy::exit, reason = "there is nothing to unwind to")]
+fn exit(code: i32) -> ! {
+    std::process::exit(code)
 }
 
 /// Says why the VM does not run, and with which code the process ends.

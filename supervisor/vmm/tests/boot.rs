@@ -4,6 +4,13 @@
     reason = "the toy's modules are shared with the test of snapshots"
 )]
 
+#[path = "toy/audit.rs"]
+mod audit;
+#[cfg(feature = "escape-probe")]
+#[path = "toy/escape.rs"]
+mod escape;
+#[path = "toy/jail.rs"]
+mod jail;
 #[path = "toy/payload.rs"]
 mod payload;
 #[path = "toy/vm.rs"]
@@ -16,24 +23,8 @@ use casemate_vm::VmClass;
 use casemate_vmm_control::{
     Action, Assigned, Event, KernelFormat, Launch, Phase, StopReason, encode,
 };
-use payload::{Access, End};
+use payload::{Access, End, WINDOW_SLOT};
 use vm::{Parts, Vm};
-
-/// The window memory comes after the bridge and the rng, console and vsock devices.
-const WINDOW_SLOT: u8 = 4;
-
-/// Says why nothing is tested on a machine without KVM.
-#[expect(clippy::print_stdout, reason = "a skipped test says so")]
-fn has_kvm() -> bool {
-    let opened = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm");
-    if let Err(error) = &opened {
-        println!("skipped: /dev/kvm: {error}");
-    }
-    opened.is_ok()
-}
 
 /// A VM whose guest has printed its line and mapped the window memory.
 fn booted() -> (Parts, Vm) {
@@ -47,7 +38,7 @@ fn booted() -> (Parts, Vm) {
 
 #[test]
 fn a_guest_ends_in_the_way_it_asks_for() {
-    if !has_kvm() {
+    if !vm::has_kvm() {
         return;
     }
     for (end, reason, code) in [
@@ -67,7 +58,7 @@ fn a_guest_ends_in_the_way_it_asks_for() {
 
 #[test]
 fn control_answers_and_kills() {
-    if !has_kvm() {
+    if !vm::has_kvm() {
         return;
     }
     let (parts, mut vm) = booted();
@@ -116,7 +107,7 @@ fn vcpu_time(vm: &Vm) -> Vec<String> {
 
 #[test]
 fn a_paused_guest_stands_still_until_it_is_resumed() {
-    if !has_kvm() {
+    if !vm::has_kvm() {
         return;
     }
     let (parts, mut vm) = booted();
@@ -157,7 +148,7 @@ fn a_paused_guest_stands_still_until_it_is_resumed() {
 
 #[test]
 fn a_paused_vm_can_be_killed() {
-    if !has_kvm() {
+    if !vm::has_kvm() {
         return;
     }
     let (_parts, vm) = booted();
@@ -184,7 +175,7 @@ fn a_disk_is_plugged_in_and_given_back() {
     const EJECT: u16 = 0x618;
     /// A virtio block device.
     const BLOCK: u32 = 0x1042_1af4;
-    if !has_kvm() {
+    if !vm::has_kvm() {
         return;
     }
     let (parts, vm) = booted();
@@ -237,94 +228,8 @@ fn a_disk_is_plugged_in_and_given_back() {
 }
 
 #[test]
-fn every_thread_is_jailed() {
-    if !has_kvm() {
-        return;
-    }
-    let (_parts, vm) = booted();
-    let pid = vm.pid.as_raw_nonzero();
-    let tasks: Vec<_> = fs::read_dir(format!("/proc/{pid}/task"))
-        .expect("it runs")
-        .map(|task| task.expect("it runs").path())
-        .collect();
-    let names: Vec<_> = tasks
-        .iter()
-        .map(|task| fs::read_to_string(task.join("comm")).expect("it runs"))
-        .collect();
-    for name in ["casemate-vmm\n", "vcpu0\n", "vcpu1\n"] {
-        assert!(names.iter().any(|other| other == name), "{names:?}");
-    }
-    // The host's kernel may have added threads of its own to the process: they inherit the walls.
-    for task in tasks {
-        let status = fs::read_to_string(task.join("status")).expect("it runs");
-        let field = |name: &str| {
-            status
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-                .map(str::trim)
-        };
-        for (name, expected) in [
-            ("NoNewPrivs", "1"),
-            ("Seccomp", "2"),
-            ("CapEff", "0000000000000000"),
-            ("CapPrm", "0000000000000000"),
-            ("CapInh", "0000000000000000"),
-            ("CapBnd", "0000000000000000"),
-            ("CapAmb", "0000000000000000"),
-        ] {
-            assert_eq!(field(name), Some(expected), "{name} of {}", task.display());
-        }
-        let own = fs::read_link("/proc/self/ns/user").expect("ours");
-        for namespace in ["user", "mnt", "net", "pid", "ipc", "uts", "cgroup"] {
-            let path = task.join("ns").join(namespace);
-            // Without rights over it the link cannot be read, which says the same.
-            let theirs = fs::read_link(&path).ok();
-            let ours = fs::read_link(format!("/proc/self/ns/{namespace}")).ok();
-            assert_ne!(theirs, ours, "{namespace} namespace");
-            assert_ne!(theirs.as_ref(), Some(&own));
-        }
-    }
-    if let Ok(mounts) = fs::read_to_string(format!("/proc/{pid}/mounts")) {
-        assert_eq!(mounts.lines().count(), 1, "{mounts}");
-        assert!(mounts.contains(" / tmpfs ro,"), "{mounts}");
-    }
-    check_descriptors(pid);
-    vm.act(&Action::Kill);
-    assert_eq!(vm.wait(), Some(0));
-}
-
-/// What a running VM holds: nothing of the test's, not what it was booted from, no /dev/kvm to make another VM with.
-fn check_descriptors(pid: impl std::fmt::Display) {
-    // Only root may look.
-    let Ok(folder) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return;
-    };
-    for entry in folder {
-        let target = fs::read_link(entry.expect("it runs").path()).expect("it runs");
-        let target = target.to_string_lossy();
-        let expected = [
-            "/dev/null",
-            "/memfd:window",
-            "/memfd:log",
-            "anon_inode:[eventfd]",
-            "anon_inode:[eventpoll]",
-            "anon_inode:[timerfd]",
-            "anon_inode:kvm-vm",
-            "anon_inode:kvm-vcpu",
-            "socket:",
-        ];
-        // Which of its own pages it has touched, for snapshots.
-        let pagemap = target.ends_with("/pagemap");
-        assert!(
-            pagemap || expected.iter().any(|start| target.starts_with(start)),
-            "a VM holds {target}"
-        );
-    }
-}
-
-#[test]
 fn what_cannot_start_says_why() {
-    if !has_kvm() {
+    if !vm::has_kvm() {
         return;
     }
     let parts = Parts::new(&payload::elf(WINDOW_SLOT));

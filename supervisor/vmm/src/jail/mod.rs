@@ -10,9 +10,14 @@
 //! | not dumpable, no core | other processes of the user reading the VM's memory |
 //! | a filter per thread class ([`ThreadClass`]) | system calls that this class does not need |
 
+mod blocked;
 mod fork;
+mod map;
 mod namespaces;
+mod policy;
 mod privileges;
+#[cfg(feature = "escape-probe")]
+pub(crate) mod probe;
 mod seccomp;
 
 use std::io::{self, Read as _, Write as _};
@@ -21,7 +26,9 @@ use std::process::ExitCode;
 
 use rustix::fs::{Mode, OFlags};
 
-pub(crate) use seccomp::{Filters, ThreadClass};
+pub(crate) use map::OwnUser;
+pub(crate) use policy::ThreadClass;
+pub(crate) use seccomp::Filters;
 
 use crate::inherited;
 
@@ -79,14 +86,14 @@ pub(crate) struct Inside {
 ///
 /// # Errors
 /// [`JailError`]. The process must then end.
-pub(crate) fn enter(namespaces: bool) -> Result<Jailed, JailError> {
+pub(crate) fn enter(namespaces: bool, own: Option<OwnUser>) -> Result<Jailed, JailError> {
     let null = step(
         "open /dev/null",
         rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()),
     )?;
     privileges::limit_resources()?;
     if namespaces {
-        namespaces::unshare()?;
+        namespaces::unshare(own)?;
     }
     let (launcher, mut inside) = step("make a socket", std::os::unix::net::UnixStream::pair())?;
     match step("fork", fork::fork())? {
@@ -100,6 +107,8 @@ pub(crate) fn enter(namespaces: bool) -> Result<Jailed, JailError> {
             // Of the process that goes on, so after the fork; and before there are no paths.
             let pagemap = std::fs::File::open("/proc/self/pagemap").ok();
             wall_in(namespaces, &null)?;
+            #[cfg(feature = "escape-probe")]
+            probe::try_walls();
             let mut pid = [0; 4];
             let host_pid = (&launcher)
                 .read_exact(&mut pid)
@@ -129,6 +138,15 @@ fn wall_in(namespaces: bool, null: &OwnedFd) -> Result<(), JailError> {
 }
 
 impl Inside {
+    /// Bounds what this process may map besides `guest` bytes that the guest sees. Called before those are mapped.
+    ///
+    /// # Errors
+    /// [`JailError`].
+    pub(crate) fn limit_memory(&self, guest: u64) -> Result<(), JailError> {
+        let _ = self;
+        privileges::limit_memory(guest)
+    }
+
     /// Tells the launcher that the VM runs, so that it ends. Whoever waits for the end of our standard error must not
     /// wait for the VM's, so a pipe there is let go; a file stays.
     pub(crate) fn ready(mut self) -> io::Result<()> {

@@ -8,13 +8,17 @@ use rustix::mount::{
 use rustix::process::{getegid, geteuid, pivot_root};
 use rustix::thread::UnshareFlags;
 
-use super::{JailError, step};
+use super::map::Mapper;
+use super::{JailError, OwnUser, step};
 
 /// A directory that the host has for sure, to mount the empty root on. Only our own mount namespace sees it covered.
 const MOUNT_POINT: &str = "/proc";
 
-/// Leaves all namespaces of the host, except the one of processes, which the next child leaves.
-pub(super) fn unshare() -> Result<(), JailError> {
+/// Leaves all namespaces of the host, except the one of processes, which the next child leaves. In the new one there is
+/// one user and one group: `own`, and this process is then that, or ours when there is none.
+pub(super) fn unshare(own: Option<OwnUser>) -> Result<(), JailError> {
+    // Outside, because only from there can the numbers of others be given.
+    let mapper = own.map(Mapper::start).transpose()?;
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     rustix_unshare(
         UnshareFlags::NEWUSER
@@ -26,7 +30,11 @@ pub(super) fn unshare() -> Result<(), JailError> {
             | UnshareFlags::NEWCGROUP,
     )
     .map_err(JailError::Namespaces)?;
-    // Only our own user and group exist in the new namespace, under their own numbers.
+    if let Some(mapper) = mapper
+        && mapper.finish()?
+    {
+        return Ok(());
+    }
     for (file, line) in [
         ("/proc/self/setgroups", "deny".to_owned()),
         ("/proc/self/uid_map", format!("{user} {user} 1")),

@@ -18,19 +18,43 @@ use super::{JailError, step};
 /// Most descriptors: two links of 512 offered streams each, which a service makes, are the largest part of it.
 const MAX_DESCRIPTORS: u64 = 2048;
 
-/// No core files, and a bounded number of descriptors.
-pub(super) fn limit_resources() -> Result<(), JailError> {
-    let fixed = |value| Rlimit {
+/// What a vmm may map besides its guest's memory and its windows', in bytes: the program, stacks, streams, tables of
+/// overlays, with much room. Bounds what it takes where it has no control group.
+const OWN_ADDRESS_SPACE: u64 = 1 << 30;
+
+/// A limit that cannot be raised again.
+fn fixed(value: u64) -> Rlimit {
+    Rlimit {
         current: Some(value),
         maximum: Some(value),
-    };
+    }
+}
+
+/// No core files, message queues or real-time priority, and a bounded number of descriptors.
+pub(super) fn limit_resources() -> Result<(), JailError> {
     step("forbid core files", setrlimit(Resource::Core, fixed(0)))?;
+    step(
+        "forbid message queues",
+        setrlimit(Resource::Msgqueue, fixed(0)),
+    )?;
+    step(
+        "forbid real-time priority",
+        setrlimit(Resource::Rtprio, fixed(0)),
+    )?;
     let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
     let descriptors = hard.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
     step(
         "limit descriptors",
         setrlimit(Resource::Nofile, fixed(descriptors)),
     )
+}
+
+/// Bounds what may be mapped; `guest` is what the guest sees, in bytes. To be called before any of that is mapped.
+pub(super) fn limit_memory(guest: u64) -> Result<(), JailError> {
+    let limit = guest.saturating_add(OWN_ADDRESS_SPACE);
+    let hard = rustix::process::getrlimit(Resource::As).maximum;
+    let limit = hard.unwrap_or(limit).min(limit);
+    step("limit memory", setrlimit(Resource::As, fixed(limit)))
 }
 
 /// Gives up every capability, and every way to get one.

@@ -6,6 +6,11 @@ pub(crate) const LINE: &str = "hello from the toy guest\n";
 /// What the guest writes at offset 4 of the window memory once it can see it.
 pub(crate) const GREETING: u32 = 0x600d_600d;
 
+/// The window memory comes after the bridge and the rng, console and vsock devices ...
+pub(crate) const WINDOW_SLOT: u8 = 4;
+/// ... and in a VM with every device also after two disks, a network and a balloon.
+pub(crate) const WINDOW_SLOT_OF_FULL: u8 = 8;
+
 /// How the guest ends, by the byte at offset 0 of the window memory.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]

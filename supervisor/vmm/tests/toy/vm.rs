@@ -2,15 +2,17 @@
 
 use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use casemate_link::PacketSocket;
 use casemate_vm::{RamSize, VmClass, VmId};
 use casemate_vmm_control::{
-    Action, CpuModel, Event, KernelFormat, Launch, MAX_CONTROL, decode, encode, ring_log,
+    Action, CpuModel, Disk, DiskFormat, Event, KernelFormat, Launch, LaunchLink, LinkKind,
+    MAX_CONTROL, Network, WireFile, decode, encode, ring_log,
 };
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::FdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitOptions};
@@ -32,6 +34,20 @@ pub(crate) struct Parts {
     listener: OwnedFd,
     pub(crate) id: VmId,
     address: rustix::net::SocketAddrUnix,
+    kvm: OwnedFd,
+    /// Everything else, when there is anything else.
+    rest: Option<Rest>,
+}
+
+/// What a VM with every device has besides.
+struct Rest {
+    overlay: OwnedFd,
+    base: OwnedFd,
+    installer: OwnedFd,
+    /// The vmm's ends, and the others, which stay open.
+    cable: [OwnedFd; 2],
+    rpc: [OwnedFd; 2],
+    windows: [OwnedFd; 2],
 }
 
 pub(crate) fn memory(name: &str, content: &[u8]) -> OwnedFd {
@@ -39,6 +55,100 @@ pub(crate) fn memory(name: &str, content: &[u8]) -> OwnedFd {
     let mut file = std::fs::File::from(fd);
     file.write_all(content).expect("memory");
     file.into()
+}
+
+/// Says why nothing is tested on a machine without KVM.
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
+pub(crate) fn has_kvm() -> bool {
+    let opened = open_kvm();
+    if let Err(error) = &opened {
+        println!("skipped: /dev/kvm: {error}");
+    }
+    opened.is_ok()
+}
+
+/// `/dev/kvm`, inheritable.
+fn open_kvm() -> std::io::Result<OwnedFd> {
+    Ok(rustix::fs::open("/dev/kvm", OFlags::RDWR, Mode::empty())?)
+}
+
+/// The same file, only to be read.
+fn read_only(file: &OwnedFd) -> OwnedFd {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDONLY, Mode::empty()).expect("it is open")
+}
+
+fn pair() -> [OwnedFd; 2] {
+    rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::empty(),
+        None,
+    )
+    .expect("sockets")
+    .into()
+}
+
+impl Rest {
+    fn new() -> Self {
+        use imago::qcow2::Qcow2CreateBuilder;
+        use imago::{FormatCreateBuilder as _, StorageOpenOptions};
+        const SIZE: u64 = 1 << 20;
+        let base = memory("base", &vec![0; usize::try_from(SIZE).expect("small")]);
+        let overlay = memory("overlay", &[]);
+        let copy = std::fs::File::from(overlay.try_clone().expect("a descriptor"));
+        let image = imago::file::File::from_open_file(copy, StorageOpenOptions::new().write(true))
+            .expect("a file");
+        Qcow2CreateBuilder::<imago::file::File>::new(image)
+            .size(SIZE)
+            .create()
+            .expect("an overlay");
+        Self {
+            overlay,
+            base: read_only(&base),
+            installer: read_only(&memory("installer", &[0; 4096])),
+            cable: pair(),
+            rpc: pair(),
+            windows: pair(),
+        }
+    }
+
+    /// Adds its devices to a VM.
+    fn describe(&self, launch: &mut Launch) {
+        launch.disks = vec![
+            Disk {
+                serial: "root".to_owned(),
+                read_only: false,
+                format: DiskFormat::Overlay {
+                    file: self.overlay.as_raw_fd(),
+                    base: self.base.as_raw_fd(),
+                },
+            },
+            Disk {
+                serial: "installer".to_owned(),
+                read_only: true,
+                format: DiskFormat::Raw {
+                    file: self.installer.as_raw_fd(),
+                },
+            },
+        ];
+        launch.networks = vec![Network {
+            mac: "02:00:00:00:00:03".parse().expect("an address"),
+            wire: WireFile::Cable {
+                file: self.cable[0].as_raw_fd(),
+            },
+        }];
+        launch.balloon = true;
+        launch.links = [
+            (LinkKind::Rpc, &self.rpc),
+            (LinkKind::Windows, &self.windows),
+        ]
+        .map(|(kind, [end, _])| LaunchLink {
+            kind,
+            file: end.as_raw_fd(),
+        })
+        .into();
+    }
 }
 
 impl Parts {
@@ -49,6 +159,8 @@ impl Parts {
     pub(crate) fn with_initrd(kernel: &[u8], initrd: &[u8]) -> Self {
         let window = memory("window", &[]);
         rustix::fs::ftruncate(&window, WINDOW).expect("memory");
+        let sealed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&window, sealed).expect("memory");
         let listener =
             rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).expect("socket");
         // The kernel picks a free abstract name.
@@ -66,11 +178,30 @@ impl Parts {
             listener,
             id: VmId(3),
             address,
+            kvm: open_kvm().expect("looked for before"),
+            rest: None,
         }
     }
 
+    /// With every device that a VM can have.
+    pub(crate) fn full(kernel: &[u8]) -> Self {
+        Self {
+            rest: Some(Rest::new()),
+            ..Self::new(kernel)
+        }
+    }
+
+    /// The launch description, with `/dev/kvm` inherited.
+    fn description(&self) -> OwnedFd {
+        let launch = Launch {
+            kvm: Some(self.kvm.as_raw_fd()),
+            ..self.launch()
+        };
+        memory("launch", &encode(&launch))
+    }
+
     pub(crate) fn launch(&self) -> Launch {
-        Launch {
+        let mut launch = Launch {
             name: "toy".parse().expect("a name"),
             id: self.id,
             class: VmClass::Cloneable,
@@ -91,7 +222,11 @@ impl Parts {
             assigned: None,
             links: Vec::new(),
             kvm: None,
+        };
+        if let Some(rest) = &self.rest {
+            rest.describe(&mut launch);
         }
+        launch
     }
 }
 
@@ -103,14 +238,77 @@ pub(crate) fn start(launch: &Launch) -> Output {
 /// Runs the launcher with any description to its end.
 pub(crate) fn start_described(description: &[u8]) -> Output {
     let description = memory("launch", description);
-    rustix::io::fcntl_setfd(&description, FdFlags::empty()).expect("open");
-    // Elsewhere than where it was built when a test runs in the lab.
-    let program = std::env::var_os("CASEMATE_VMM")
-        .unwrap_or_else(|| env!("CARGO_BIN_EXE_casemate-vmm").into());
-    Command::new(program)
-        .args(["--launch", &description.as_raw_fd().to_string()])
+    command(&description)
         .output()
         .expect("the program was built")
+}
+
+fn command(description: &OwnedFd) -> Command {
+    rustix::io::fcntl_setfd(description, FdFlags::empty()).expect("open");
+    // Elsewhere than where it was built when a test runs in the lab, or another build of it.
+    let program = std::env::var_os("CASEMATE_VMM")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_casemate-vmm").into());
+    let mut command = Command::new(program);
+    command.args(["--launch", &description.as_raw_fd().to_string()]);
+    command
+}
+
+#[cfg(feature = "escape-probe")]
+fn attacking(description: &OwnedFd, environment: &[(&str, &str)], log: &std::fs::File) -> Command {
+    let mut command = command(description);
+    command
+        .envs(environment.iter().copied())
+        .stderr(log.try_clone().expect("a descriptor"));
+    command
+}
+
+/// Runs a build that attacks its own jail until that is its end; the signal that ended it.
+#[cfg(feature = "escape-probe")]
+pub(crate) fn end_of_attacking(
+    parts: &Parts,
+    environment: &[(&str, &str)],
+    log: &std::fs::File,
+) -> Option<i32> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("allowed");
+    let description = parts.description();
+    let output = attacking(&description, environment, log)
+        .output()
+        .expect("the program was built");
+    assert!(
+        output.status.success(),
+        "it starts before its threads attack"
+    );
+    // The VM's process is our child now.
+    let (_, status) = rustix::process::waitpid(None, WaitOptions::empty())
+        .expect("our child")
+        .expect("it ended");
+    status.terminating_signal()
+}
+
+/// Somebody outside of the jail who listens on an abstract name.
+#[cfg(feature = "escape-probe")]
+pub(crate) fn listen_abstract() -> (OwnedFd, String) {
+    let listener = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .expect("socket");
+    let name = format!("casemate-escape-{}", std::process::id());
+    let address = rustix::net::SocketAddrUnix::new_abstract_name(name.as_bytes()).expect("short");
+    rustix::net::bind(&listener, &address).expect("bind");
+    rustix::net::listen(&listener, 4).expect("listen");
+    (listener, name)
+}
+
+/// Whether nobody has connected.
+#[cfg(feature = "escape-probe")]
+pub(crate) fn nobody_came(listener: &OwnedFd) -> bool {
+    matches!(
+        rustix::net::accept(listener),
+        Err(rustix::io::Errno::WOULDBLOCK)
+    )
 }
 
 /// Connects to the control socket of a VM; waiting for an event has a limit.
@@ -147,13 +345,50 @@ impl Drop for Vm {
 impl Vm {
     /// Starts a VM; when its launcher ends, the VM's process becomes our child.
     pub(crate) fn start(parts: &Parts) -> Self {
-        Self::start_as(parts, &parts.launch())
+        Self::start_as_user(parts, None)
     }
 
     /// Starts a VM that is described otherwise.
     pub(crate) fn start_as(parts: &Parts, launch: &Launch) -> Self {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("allowed");
-        let output = start(launch);
+        let description = memory("launch", &encode(launch));
+        Self::from(parts, &mut command(&description))
+    }
+
+    /// As another user and group of the same number, which takes root. It may have no right to `/dev/kvm`.
+    pub(crate) fn start_as_user(parts: &Parts, user: Option<u32>) -> Self {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("allowed");
+        let description = parts.description();
+        let mut command = command(&description);
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        Self::from(parts, &mut command)
+    }
+
+    /// As a user of its own, which takes root where nothing was granted.
+    pub(crate) fn start_with_own_user(parts: &Parts, user: u32, group: u32) -> Self {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("allowed");
+        let description = parts.description();
+        let mut command = command(&description);
+        command.args(["--own-user", &format!("{user}:{group}")]);
+        Self::from(parts, &mut command)
+    }
+
+    /// A build that attacks its own jail, with its log in a file.
+    #[cfg(feature = "escape-probe")]
+    pub(crate) fn start_attacking(
+        parts: &Parts,
+        environment: &[(&str, &str)],
+        log: &std::fs::File,
+    ) -> Self {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("allowed");
+        let description = parts.description();
+        Self::from(parts, &mut attacking(&description, environment, log))
+    }
+
+    fn from(parts: &Parts, command: &mut Command) -> Self {
+        let output = command.output().expect("the program was built");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {errors}", output.status);
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
