@@ -36,8 +36,10 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode> {
     let arguments: Vec<String> = env::args().collect();
-    let [program, mode, number] = arguments.as_slice() else {
-        bail!("usage: fake-vmm --launch FD")
+    let (program, mode, number) = match arguments.as_slice() {
+        [program, mode, number] => (program, mode, number),
+        [program, own, _, mode, number] if own == "--own-user" => (program, mode, number),
+        _ => bail!("usage: fake-vmm [--own-user UID:GID] --launch FD"),
     };
     let launch: Launch = decode(&fs::read(format!("/proc/self/fd/{number}"))?, MAX_LAUNCH)?;
     if mode == "--serve" {

@@ -84,7 +84,13 @@ fn take_over(house: &House, name: &VmName, record: RunRecord) -> Option<Machine>
         None => None,
     };
     match Control::connect(&house.paths.vm_runtime(name).join("control")) {
-        Ok(control) => Some(Machine::new(record, control, process, None)),
+        Ok(control) => Some(Machine::new(
+            record,
+            control,
+            process,
+            None,
+            house.settings.watchdog(),
+        )),
         Err(error) => {
             // Without its socket it can neither be stopped nor joined to anything.
             if let Some(process) = &process {

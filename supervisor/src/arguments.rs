@@ -19,6 +19,16 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a program in control groups.
+    #[command(hide = true)]
+    Confine {
+        /// Where a process enters a group.
+        #[arg(long = "entrance")]
+        entrances: Vec<PathBuf>,
+        program: PathBuf,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run a program in a session of its own.
     #[command(hide = true)]
     Detach {
@@ -31,8 +41,16 @@ enum Command {
 impl Arguments {
     /// Does what was asked; the supervisor runs until a signal.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        if let Some(Command::Detach { program, arguments }) = self.command {
-            return Err(spawn::detach(&program, &arguments).into());
+        match self.command {
+            Some(Command::Confine {
+                entrances,
+                program,
+                arguments,
+            }) => return Err(spawn::confine(&entrances, &program, &arguments).into()),
+            Some(Command::Detach { program, arguments }) => {
+                return Err(spawn::detach(&program, &arguments).into());
+            }
+            None => {}
         }
         if self.background
             && let Err(errno) = rustix::process::setsid()

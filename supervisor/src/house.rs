@@ -11,6 +11,7 @@ use casemate_vm::{VmKind, VmName, VmSpec};
 use tokio::task::spawn_blocking;
 
 use crate::{
+    cgroup::Limiter,
     definitions::Definitions,
     driver::{self, Handle, Origin},
     durable,
@@ -36,6 +37,7 @@ pub(crate) struct House {
     pub(crate) pending: Pending,
     pub(crate) ids: Ids,
     pub(crate) volumes: Volumes,
+    pub(crate) limiter: Limiter,
     pub(crate) broker: Service,
     pub(crate) compositor: Service,
     /// Held while a disposable is counted and added, so that a VM's quota holds for many at once too.
@@ -82,6 +84,8 @@ impl House {
             pending: Pending::new(paths.state.join("pending")),
             ids: Ids::open(&paths.state)?,
             volumes: Volumes::open(&paths)?,
+            limiter: Limiter::find(&paths.runtime)
+                .map_err(|error| Refusal::io("no directory for sockets", &error))?,
             broker: Service::keep(
                 &paths,
                 Command {

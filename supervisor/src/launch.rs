@@ -3,11 +3,11 @@
 //! Whatever fails, no process stays behind; files are removed by the clean-up that follows every end.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File},
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt as _},
     },
     path::Path,
     sync::Arc,
@@ -22,10 +22,12 @@ use tokio::{task::spawn_blocking, time::timeout};
 
 use crate::{
     attach,
+    cgroup::{Group, Limits},
     control::{Control, listen_at},
     handover::{self, Ends},
     house::House,
     machine::Machine,
+    own_file,
     process::Process,
     refusal::{Kind, Refusal},
     run_record::RunRecord,
@@ -67,12 +69,13 @@ pub(crate) async fn launch(house: Arc<House>, plan: Plan) -> Result<Machine, Ref
         mut record,
         launch,
         files,
+        group,
         window_memory,
         broker,
         compositor,
     } = prepared;
     let log = house.paths.log(&format!("{}.vmm.log", plan.name));
-    let pid = spawn::vmm(&program, &launch, files, &log).await?;
+    let pid = spawn::vmm(&program, &launch, files, &group, &log).await?;
     let process = Process::open(pid).map_err(|error| {
         Refusal::io(
             "its vmm ended as soon as it was started; see its log",
@@ -95,6 +98,7 @@ pub(crate) async fn launch(house: Arc<House>, plan: Plan) -> Result<Machine, Ref
             control,
             Some(process),
             Some(window_memory),
+            house.settings.watchdog(),
         )),
         Err(refusal) => {
             process.kill();
@@ -109,6 +113,7 @@ struct Prepared {
     record: RunRecord,
     launch: casemate_vmm_control::Launch,
     files: handover::Descriptors,
+    group: Group,
     window_memory: OwnedFd,
     broker: PacketSocket,
     compositor: PacketSocket,
@@ -135,11 +140,7 @@ fn prepare(house: &House, plan: &Plan) -> Result<Prepared, Refusal> {
     let console_log =
         console_log(&house.paths.log(&format!("{name}.ring"))).map_err(wrap("no console log"))?;
     let folder = house.paths.vm_runtime(name);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&folder)
-        .map_err(wrap("no folder for its sockets"))?;
+    own_folder(&folder).map_err(wrap("no folder for its sockets"))?;
     let control = listen_at(&folder.join("control")).map_err(wrap("no control socket"))?;
     let (vmm_broker, broker) = PacketSocket::pair().map_err(wrap("no link"))?;
     let (vmm_compositor, compositor) = PacketSocket::pair().map_err(wrap("no link"))?;
@@ -152,6 +153,11 @@ fn prepare(house: &House, plan: &Plan) -> Result<Prepared, Refusal> {
     };
     let (launch, files) = handover::describe(name, record.id, spec, volumes, ends)
         .map_err(|error| Refusal::failed(error.to_string()))?;
+    let limits = Limits::of(spec, WINDOW_MEMORY);
+    let group = house
+        .limiter
+        .make(name, &limits)
+        .map_err(wrap("no control group"))?;
     house
         .records
         .write(name, &record)
@@ -160,6 +166,7 @@ fn prepare(house: &House, plan: &Plan) -> Result<Prepared, Refusal> {
         record,
         launch,
         files,
+        group,
         window_memory,
         broker,
         compositor,
@@ -223,15 +230,27 @@ fn window_memory() -> io::Result<OwnedFd> {
     Ok(memory)
 }
 
+/// Makes a folder that only we may enter. What is there already must be one: a link would lead elsewhere.
+fn own_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => return other,
+    }
+    let metadata = std::fs::symlink_metadata(path)?;
+    let ours = metadata.uid() == rustix::process::geteuid().as_raw();
+    if !metadata.is_dir() || !ours || metadata.mode() & 0o077 != 0 {
+        return Err(io::Error::other(format!(
+            "{} is not a directory of ours with mode 0700; remove it",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
 /// An empty ring log of full size; the vmm writes the header. The log of the run before goes.
 fn console_log(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
+    let file = own_file::open(path, false)?;
+    file.set_len(0)?;
     let length =
         u64::try_from(ring_log::HEADER_LEN + ring_log::RING_LEN).map_err(io::Error::other)?;
     file.set_len(length)?;

@@ -17,10 +17,7 @@ use crate::{
     run_record::RunRecord,
 };
 
-/// How often a vmm is asked whether it is well.
-const PING_EVERY: Duration = Duration::from_secs(10);
-
-/// Pings that may go unanswered: three are half a minute, which a slow machine under load can need.
+/// Pings that may go unanswered. A vmm that stops at the worst moment is found out one ping later.
 const MAX_UNANSWERED: u32 = 3;
 
 /// Events that a vmm may send between two pings; a hostile one would keep its driver busy for ever.
@@ -28,6 +25,20 @@ const MAX_EVENTS: u32 = 200;
 
 /// How long a process may outlive its control socket before it is killed.
 const LAST_BREATH: Duration = Duration::from_secs(5);
+
+/// Finds out a vmm that does not answer any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watchdog {
+    /// How long a vmm may be silent before it is ended.
+    pub(crate) silence: Duration,
+}
+
+impl Watchdog {
+    /// How often a vmm is asked whether it is well.
+    fn ping_every(self) -> Duration {
+        self.silence / (MAX_UNANSWERED + 1)
+    }
+}
 
 /// A running vmm.
 #[derive(Debug)]
@@ -38,6 +49,7 @@ pub(crate) struct Machine {
     control: Control,
     /// Absent only when the supervisor died between spawning the vmm and learning its pid.
     process: Option<Process>,
+    watchdog: Watchdog,
     pings: Interval,
     unanswered: u32,
     events: u32,
@@ -59,14 +71,17 @@ impl Machine {
         control: Control,
         process: Option<Process>,
         window_memory: Option<OwnedFd>,
+        watchdog: Watchdog,
     ) -> Self {
-        let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+        let every = watchdog.ping_every();
+        let mut pings = interval_at(Instant::now() + every, every);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             record,
             window_memory,
             control,
             process,
+            watchdog,
             pings,
             unanswered: 0,
             events: 0,
@@ -156,7 +171,8 @@ impl Machine {
     fn ping(&mut self) -> Option<Occurrence> {
         self.events = 0;
         if self.unanswered >= MAX_UNANSWERED {
-            return Some(self.misbehaved("it did not answer for half a minute"));
+            let silence = self.watchdog.silence.as_secs();
+            return Some(self.misbehaved(&format!("it did not answer for {silence} seconds")));
         }
         self.unanswered += 1;
         if let Err(error) = self.control.send(&Action::Ping, &[]) {
@@ -228,8 +244,16 @@ mod tests {
     use super::*;
     use crate::control::listen_at;
 
+    const WATCHDOG: Watchdog = Watchdog {
+        silence: Duration::from_secs(40),
+    };
+
     /// A machine without a process, and the vmm's end of its control socket.
     fn machine() -> (Machine, PacketSocket) {
+        machine_of(None)
+    }
+
+    fn machine_of(process: Option<Process>) -> (Machine, PacketSocket) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control");
         let listener = listen_at(&path).unwrap();
@@ -245,7 +269,7 @@ mod tests {
             process: None,
             spec: VmSpec::new(VmKind::App, "debian-12".parse().unwrap(), Label::Blue),
         };
-        (Machine::new(record, control, None, None), vmm)
+        (Machine::new(record, control, process, None, WATCHDOG), vmm)
     }
 
     fn say(vmm: &PacketSocket, event: &Event) {
@@ -323,12 +347,12 @@ mod tests {
             panic!("a silent vmm ended");
         };
         assert!(what.contains("did not answer"), "{what}");
-        assert_eq!(began.elapsed(), PING_EVERY * (MAX_UNANSWERED + 1));
+        assert_eq!(began.elapsed(), WATCHDOG.silence);
 
         let (mut machine, vmm) = machine();
         let answering = async {
             for _ in 0..20 {
-                tokio::time::sleep(PING_EVERY).await;
+                tokio::time::sleep(WATCHDOG.ping_every()).await;
                 say(&vmm, &RUNNING);
             }
         };
@@ -337,5 +361,22 @@ mod tests {
             occurrence = machine.next() => panic!("{occurrence:?}"),
             () = answering => {}
         }
+    }
+
+    /// A stopped process dies of a kill as any other, and its end is waited for.
+    #[tokio::test]
+    async fn a_stopped_process_can_be_ended() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let process = Process::open(child.id()).unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let (mut machine, vmm) = machine_of(Some(process));
+        machine.kill();
+        drop(vmm);
+        assert!(matches!(machine.next().await, Occurrence::Ended(_)));
+        child.wait().unwrap();
     }
 }

@@ -6,6 +6,7 @@ mod arguments;
 mod attach;
 mod bus;
 mod calls;
+mod cgroup;
 mod control;
 mod definitions;
 mod disposables;
@@ -15,10 +16,12 @@ mod handover;
 mod house;
 mod ids;
 mod launch;
+mod leftovers;
 mod life;
 mod listing;
 mod located;
 mod machine;
+mod own_file;
 mod paths;
 mod pending;
 mod process;
@@ -28,6 +31,7 @@ mod serve;
 mod services;
 mod settings;
 mod spawn;
+mod sub_ids;
 mod templates;
 mod volumes;
 mod watched;
@@ -44,6 +48,9 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    if let Err(error) = leftovers::keep_from_children() {
+        tracing::warn!(%error, "what was left open for us may be inherited");
+    }
     match arguments::Arguments::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -9,7 +9,10 @@ use std::{
 use casemate_vm::{Tag, VmName};
 use serde::Deserialize;
 
-use crate::located::{self, Unreadable};
+use crate::{
+    located::{self, Unreadable},
+    machine::Watchdog,
+};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -18,6 +21,7 @@ pub(crate) struct Settings {
     pub(crate) start: Start,
     pub(crate) compositor: Compositor,
     pub(crate) disposables: Disposables,
+    vmm: Vmm,
     /// `[template.NAME]`
     template: BTreeMap<VmName, Template>,
 }
@@ -54,6 +58,14 @@ pub(crate) struct Disposables {
     pub(crate) template: Option<VmName>,
 }
 
+/// `[vmm]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Vmm {
+    /// Seconds that a vmm may be silent before it is ended and its VM counts as crashed.
+    silence_s: u32,
+}
+
 /// Where the compositor draws.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -68,6 +80,13 @@ pub(crate) enum Backend {
 impl Default for Start {
     fn default() -> Self {
         Self { timeout_s: 180 }
+    }
+}
+
+impl Default for Vmm {
+    /// A slow machine under load can need half a minute.
+    fn default() -> Self {
+        Self { silence_s: 40 }
     }
 }
 
@@ -97,6 +116,13 @@ impl Settings {
     /// How long a VM may take until its agent reports.
     pub(crate) fn start_timeout(&self) -> Duration {
         Duration::from_secs(u64::from(self.start.timeout_s.max(1)))
+    }
+
+    /// When a vmm counts as hung.
+    pub(crate) fn watchdog(&self) -> Watchdog {
+        Watchdog {
+            silence: Duration::from_secs(u64::from(self.vmm.silence_s.max(1))),
+        }
     }
 
     /// The tags of a template and of its disposables.

@@ -3,13 +3,10 @@
 //! Nothing is inherited but what is listed: descriptors are close-on-exec everywhere, and the environment is built anew.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
-    os::{
-        fd::OwnedFd,
-        unix::{fs::OpenOptionsExt, process::CommandExt as _},
-    },
-    path::Path,
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -25,8 +22,11 @@ use tokio::{
 };
 
 use crate::{
+    cgroup::{self, Group},
     handover::Descriptors,
+    own_file,
     refusal::{Kind, Refusal},
+    sub_ids,
 };
 
 /// How long a vmm may take to say its pid: it opens KVM and makes its jail meanwhile.
@@ -63,18 +63,23 @@ struct Hello {
     pid: u32,
 }
 
-/// Starts a vmm and returns its pid. `log` gets what it says on stderr, also later.
+/// Starts a vmm in its group and returns its pid. `log` gets what it says on stderr, also later.
 pub(crate) async fn vmm(
     program: &Path,
     launch: &Launch,
     files: Descriptors,
+    group: &Group,
     log: &Path,
 ) -> Result<u32, Refusal> {
     let open_log = open_log(log, true).map_err(|error| Refusal::io("no log file", &error))?;
     let description =
         description_file(launch).map_err(|error| Refusal::io("no launch description", &error))?;
     let (number, mappings) = files.finish(description);
-    let mut command = Command::new(program);
+    let mut command = confined(program, group)
+        .map_err(|error| Refusal::io("cannot tell where this program lies", &error))?;
+    if let Some(own) = sub_ids::of(launch.id) {
+        command.arg("--own-user").arg(own);
+    }
     command
         .arg("--launch")
         .arg(number.to_string())
@@ -102,6 +107,28 @@ pub(crate) async fn vmm(
             Kind::TimedOut,
             "its vmm said nothing for 30 seconds and was ended",
         )),
+    }
+}
+
+/// A command that enters a group before it becomes `program`.
+fn confined(program: &Path, group: &Group) -> io::Result<Command> {
+    if group.entrances.is_empty() {
+        return Ok(Command::new(program));
+    }
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("confine");
+    for entrance in &group.entrances {
+        command.arg("--entrance").arg(entrance);
+    }
+    command.arg(program);
+    Ok(command)
+}
+
+/// The other half of it: enters the groups and becomes `program`. Returns only when that fails.
+pub(crate) fn confine(entrances: &[PathBuf], program: &Path, arguments: &[String]) -> io::Error {
+    match cgroup::enter(entrances) {
+        Ok(()) => std::process::Command::new(program).args(arguments).exec(),
+        Err(error) => error,
     }
 }
 
@@ -195,11 +222,7 @@ fn description_file(launch: &Launch) -> io::Result<OwnedFd> {
 fn open_log(path: &Path, fresh: bool) -> io::Result<File> {
     /// Beyond this a service's old log is dropped at its next start, in bytes.
     const LARGE: u64 = 4 * 1024 * 1024;
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)?;
+    let file = own_file::open(path, true)?;
     if fresh || file.metadata()?.len() > LARGE {
         file.set_len(0)?;
     }

@@ -5,7 +5,7 @@ mod fixture;
 use std::{fs, io::Read};
 
 use casemate_api::Error;
-use fixture::{Home, alive, kill, new_vm, vm_name};
+use fixture::{Home, alive, kill, new_vm, stop, vm_name};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_starts_is_joined_to_both_services_and_stops() {
@@ -86,6 +86,157 @@ async fn a_vmm_that_dies_is_a_crash_with_a_reason_and_the_vm_starts_again() {
     );
     assert!(after.id > before.id, "ids are not used again");
     client.kill("work").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_no_names_make_nothing() {
+    let home = Home::new().await;
+    let before = home.everything();
+    for name in [
+        "",
+        ".",
+        "..",
+        "../work",
+        "a/b",
+        "/etc",
+        "a\nb",
+        "a b",
+        "-rf",
+        "w\u{f6}rk",
+        &"a".repeat(65),
+    ] {
+        let error = home.create(name).await.unwrap_err();
+        assert!(matches!(error, Error::Usage(_)), "{name:?}: {error:?}");
+        home.client().await.start(name).await.unwrap_err();
+        home.client().await.remove(name).await.unwrap_err();
+    }
+    assert_eq!(home.everything(), before);
+}
+
+/// Whatever is planted at a path that a start uses, it fails, says which path it was, and touches nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_planted_where_a_start_writes_is_refused() {
+    let home = Home::new().await;
+    home.create("work").await.unwrap();
+    let outside = home.path("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("victim"), "precious").unwrap();
+    for below in [
+        "state/casemate/logs/work.ring",
+        "state/casemate/logs/work.vmm.log",
+        "runtime/casemate/vms/work",
+    ] {
+        let path = home.path(below);
+        for plant in PLANTS {
+            plant(&outside, &path);
+            let error = home.client().await.start("work").await.unwrap_err();
+            let text = format!("{error:?}");
+            assert!(!text.is_empty());
+            assert_eq!(
+                home.vm("work").await.unwrap().state,
+                "halted",
+                "{below}: {text}"
+            );
+            let victim = fs::read_to_string(outside.join("victim")).unwrap();
+            assert_eq!(victim, "precious", "{below}");
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 1, "{below}");
+            let _ = fs::remove_file(&path);
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+    home.client().await.start("work").await.unwrap();
+    home.client().await.kill("work").await.unwrap();
+}
+
+/// Puts something at a path that is not what belongs there.
+type Plant = fn(&std::path::Path, &std::path::Path);
+
+const PLANTS: [Plant; 4] = [
+    |outside, path| std::os::unix::fs::symlink(outside.join("victim"), path).unwrap(),
+    |outside, path| std::os::unix::fs::symlink(outside, path).unwrap(),
+    |outside, path| std::os::unix::fs::symlink(outside.join("made"), path).unwrap(),
+    |_, path| {
+        let mode = rustix::fs::Mode::from(0o600);
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
+    },
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vmm_inherits_neither_environment_nor_descriptors_of_whoever_starts_the_supervisor() {
+    let home = Home::without_supervisor();
+    let (left_open, _other) = std::io::pipe().unwrap();
+    home.start_supervisor_with(&left_open, &[("LD_BIND_NOW", "1"), ("SECRET", "x")])
+        .await;
+    home.create("work").await.unwrap();
+    home.client().await.start("work").await.unwrap();
+    let vm = home.vm("work").await.unwrap();
+    let environment = fs::read_to_string(format!("/proc/{}/environ", vm.pid)).unwrap();
+    for variable in environment.split_terminator('\0') {
+        assert!(variable.starts_with("RUST_"), "{variable}");
+    }
+    let pipe = fs::read_link(format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&left_open)
+    ))
+    .unwrap();
+    let open: Vec<_> = fs::read_dir(format!("/proc/{}/fd", vm.pid))
+        .unwrap()
+        .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+        .collect();
+    assert!(!open.is_empty() && !open.contains(&pipe), "{open:?}");
+    home.client().await.kill("work").await.unwrap();
+}
+
+/// Where control groups of version 1 can be made; on version 2 tests have no group of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vmm_is_in_a_group_of_its_own_that_goes_with_it() {
+    let home = Home::new().await;
+    for name in ["one", "two"] {
+        home.create(name).await.unwrap();
+        home.client().await.start(name).await.unwrap();
+    }
+    let one = home.vm("one").await.unwrap();
+    for group in home.groups() {
+        let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap();
+        let is_of_one = group.to_string_lossy().ends_with("-one");
+        let has_one = processes.lines().any(|line| line == one.pid.to_string());
+        assert_eq!(is_of_one, has_one, "{}: {processes}", group.display());
+    }
+    for name in ["one", "two"] {
+        home.client().await.kill(name).await.unwrap();
+    }
+    assert_eq!(home.groups(), Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vmm_that_hangs_is_ended_and_nobody_else_notices() {
+    let home = Home::without_supervisor();
+    home.configure("[vmm]\nsilence-s = 10\n");
+    home.start_supervisor().await;
+    for name in ["hung", "work"] {
+        home.create(name).await.unwrap();
+        home.client().await.start(name).await.unwrap();
+    }
+    let hung = home.vm("hung").await.unwrap();
+    let work = home.vm("work").await.unwrap();
+    stop(hung.pid);
+    let crashed = home.until("hung", "crashed").await;
+    assert!(
+        crashed.problem.contains("did not answer for 10 seconds"),
+        "{}",
+        crashed.problem
+    );
+    home.assert_nothing_left(&hung);
+    assert_eq!(home.vm("work").await.unwrap(), work);
+    home.broker.echo("work").await;
+    home.compositor.echo("work").await;
+    // What hung may be started again.
+    home.client().await.start("hung").await.unwrap();
+    assert_eq!(home.vm("hung").await.unwrap().state, "running");
+    for name in ["hung", "work"] {
+        home.client().await.kill(name).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

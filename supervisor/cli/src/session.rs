@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -85,14 +85,18 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
 
 async fn start_supervisor() -> Result<Connection, Failure> {
     let log = state().join("logs/casemated.log");
-    let mut child = spawn(&log)?;
+    let mut in_scope = user_manager().is_some();
+    let mut child = spawn(&log, in_scope)?;
     let deadline = Instant::now() + START;
     let mut ended = false;
     loop {
         if let Ok(connection) = connect(Bus::Supervisor).await {
             return Ok(connection);
         }
-        if ended {
+        if ended && std::mem::take(&mut in_scope) {
+            // The user manager did not do it; without a scope of its own everything but limits works.
+            child = spawn(&log, false)?;
+        } else if ended {
             return Err(explain(&log));
         }
         // One that ends may have found another that was faster: try once more before giving up.
@@ -111,7 +115,27 @@ async fn start_supervisor() -> Result<Connection, Failure> {
     }
 }
 
-fn spawn(log: &PathBuf) -> Result<Child, Failure> {
+/// systemd-run, where a manager of this user's services runs.
+fn user_manager() -> Option<PathBuf> {
+    let base = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)?;
+    base.join("systemd/private").exists().then_some(())?;
+    program("systemd-run")
+}
+
+/// How the supervisor is run: in a scope of its own, whose control group is delegated to it, or directly.
+fn supervisor_command(program: &Path, manager: Option<PathBuf>) -> Command {
+    let Some(manager) = manager else {
+        return Command::new(program);
+    };
+    let mut command = Command::new(manager);
+    command
+        .args(["--user", "--scope", "--quiet", "--collect"])
+        .args(["--property=Delegate=yes", "--"])
+        .arg(program);
+    command
+}
+
+fn spawn(log: &PathBuf, in_scope: bool) -> Result<Child, Failure> {
     let program = program("casemated").ok_or_else(|| {
         Failure::failed("casemated is missing beside casemate and in PATH; reinstall Casemate")
     })?;
@@ -130,7 +154,8 @@ fn spawn(log: &PathBuf) -> Result<Child, Failure> {
         if file.metadata()?.len() > LARGE_LOG {
             file.set_len(0)?;
         }
-        Command::new(&program)
+        let manager = user_manager().filter(|_| in_scope);
+        supervisor_command(&program, manager)
             .arg("--background")
             .current_dir("/")
             .stdin(Stdio::null())
@@ -154,5 +179,21 @@ fn explain(log: &PathBuf) -> Failure {
             "casemated ended at once; its log is {}",
             log.display()
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_manager_gives_the_supervisor_a_scope_of_its_own() {
+        let program = Path::new("/opt/casemated");
+        assert_eq!(supervisor_command(program, None).get_program(), program);
+        let command = supervisor_command(program, Some("/bin/systemd-run".into()));
+        assert_eq!(command.get_program(), "/bin/systemd-run");
+        let arguments: Vec<_> = command.get_args().collect();
+        assert!(arguments.contains(&"--property=Delegate=yes".as_ref()));
+        assert_eq!(arguments.last(), Some(&program.as_os_str()));
     }
 }

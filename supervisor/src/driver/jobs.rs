@@ -65,6 +65,7 @@ impl Driver {
             attach::detach(&house, LinkKind::Windows, &name).await;
             let cleaned = spawn_blocking(move || {
                 let folder = house.paths.vm_runtime(&name);
+                house.limiter.remove(&name);
                 for result in [
                     absent(fs::remove_dir_all(folder)),
                     house.records.remove(&name),

@@ -68,6 +68,7 @@ impl Args {
         let checks = vec![
             kvm(),
             user_namespaces(),
+            seccomp(),
             landlock(),
             cgroup(),
             runtime(),
@@ -162,17 +163,110 @@ fn landlock() -> Check {
     )
 }
 
+/// Controllers that the limits of a VM need.
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+
+/// The supervisor tries; here is only looked, because trying would move this process.
 fn cgroup() -> Check {
-    let (grade, detail) = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-        (Grade::Ok, "version 2")
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    cgroup_below(Path::new("/sys/fs/cgroup"), &groups)
+}
+
+/// Judges the groups `groups`, as `/proc/self/cgroup` lists them, mounted below `root`.
+fn cgroup_below(root: &Path, groups: &str) -> Check {
+    const NAME: &str = "cgroup";
+    let lines = groups.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        rest.split_once(':')
+    });
+    let below = |path: &str| root.join(path.trim_start_matches('/'));
+    let version_2 = lines
+        .clone()
+        .find(|(controllers, _)| controllers.is_empty())
+        .map(|(_, path)| below(path))
+        .filter(|own| own.join("cgroup.controllers").exists());
+    if let Some(own) = version_2 {
+        let given = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
+        let missing: Vec<_> = CONTROLLERS
+            .into_iter()
+            .filter(|name| !given.split_whitespace().any(|other| other == *name))
+            .collect();
+        if !missing.is_empty() {
+            return Check::new(
+                NAME,
+                Grade::Warn,
+                format!("version 2, without {} for this session", missing.join(", ")),
+                "VMs run without limits on memory and processors; let systemd delegate: \
+                 `systemctl edit user@.service`, [Service], Delegate=cpu memory pids, and log in again",
+            );
+        }
+        return if writable(&own.join("cgroup.procs")) {
+            Check::new(
+                NAME,
+                Grade::Ok,
+                "version 2, delegated; each VM gets a group where the supervisor was started in a scope of its own",
+                "",
+            )
+        } else {
+            Check::new(
+                NAME,
+                Grade::Warn,
+                format!("version 2, but {} is not ours", own.display()),
+                "VMs run without limits on memory and processors; start the first one by \
+                 `systemd-run --user --scope --property=Delegate=yes casemate start NAME`",
+            )
+        };
+    }
+    let unusable: Vec<_> = CONTROLLERS
+        .into_iter()
+        .filter(|name| {
+            let own = lines
+                .clone()
+                .find(|(controllers, _)| controllers.split(',').any(|other| other == *name));
+            !own.is_some_and(|(controllers, path)| {
+                writable(&root.join(controllers).join(path.trim_start_matches('/')))
+            })
+        })
+        .collect();
+    if unusable.is_empty() {
+        return Check::new(NAME, Grade::Ok, "version 1; each VM gets a group", "");
+    }
+    let detail = if lines
+        .clone()
+        .any(|(controllers, _)| !controllers.is_empty())
+    {
+        format!(
+            "version 1, without the right to use {}",
+            unusable.join(", ")
+        )
     } else {
-        (Grade::Warn, "version 2 is not mounted")
+        "none".to_owned()
     };
     Check::new(
-        "cgroup",
+        NAME,
+        Grade::Warn,
+        detail,
+        "VMs run without limits on memory and processors; boot with systemd.unified_cgroup_hierarchy=1",
+    )
+}
+
+fn writable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+/// The kernel must be able to report a system call that a vmm may not make.
+fn seccomp() -> Check {
+    let known = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+    let (grade, detail) = if known.split_whitespace().any(|action| action == "trap") {
+        (Grade::Ok, "filters can be used")
+    } else {
+        (Grade::Fail, "no filters")
+    };
+    Check::new(
+        "seccomp",
         grade,
         detail,
-        "boot with systemd.unified_cgroup_hierarchy=1",
+        "use a kernel with CONFIG_SECCOMP_FILTER",
     )
 }
 
@@ -263,5 +357,43 @@ fn memory() -> Check {
             "unknown",
             "/proc/meminfo cannot be read",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_judged_by_what_a_supervisor_could_do_with_them() {
+        let root = tempfile::tempdir().expect("a directory");
+        let own = root.path().join("user/scope");
+        fs::create_dir_all(&own).expect("a directory");
+        let judge = |groups: &str| cgroup_below(root.path(), groups);
+
+        let none = judge("");
+        assert_eq!((none.result, none.detail.as_str()), (Grade::Warn, "none"));
+        fs::write(own.join("cgroup.controllers"), "memory pids\n").expect("a file");
+        let poor = judge("0::/user/scope\n");
+        assert!(poor.detail.contains("without cpu"), "{}", poor.detail);
+        assert!(poor.hint.contains("Delegate="), "{}", poor.hint);
+        fs::write(own.join("cgroup.controllers"), "cpu memory pids\n").expect("a file");
+        let foreign = judge("0::/user/scope\n");
+        assert!(foreign.detail.contains("not ours"), "{}", foreign.detail);
+        fs::write(own.join("cgroup.procs"), "").expect("a file");
+        assert_eq!(judge("0::/user/scope\n").result, Grade::Ok);
+
+        // Version 1, where some trees may be written.
+        let groups = "3:cpu,cpuacct:/a\n2:memory:/b\n1:pids:/c\n";
+        let denied = judge(groups);
+        assert!(
+            denied.detail.contains("memory, pids, cpu"),
+            "{}",
+            denied.detail
+        );
+        for folder in ["cpu,cpuacct/a", "memory/b", "pids/c"] {
+            fs::create_dir_all(root.path().join(folder)).expect("a directory");
+        }
+        assert_eq!(judge(groups).result, Grade::Ok);
     }
 }
