@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{serve, spawn};
+use crate::{leftovers, serve, spawn};
 
 /// The supervisor of Casemate. The `casemate` command starts it when needed.
 #[derive(Debug, Parser)]
@@ -50,7 +50,12 @@ impl Arguments {
             Some(Command::Detach { program, arguments }) => {
                 return Err(spawn::detach(&program, &arguments).into());
             }
-            None => {}
+            // The other two hand on what they were given.
+            None => {
+                if let Err(error) = leftovers::keep_from_children() {
+                    tracing::warn!(%error, "what was left open for us may be inherited");
+                }
+            }
         }
         if self.background
             && let Err(errno) = rustix::process::setsid()

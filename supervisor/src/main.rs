@@ -48,9 +48,6 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    if let Err(error) = leftovers::keep_from_children() {
-        tracing::warn!(%error, "what was left open for us may be inherited");
-    }
     match arguments::Arguments::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

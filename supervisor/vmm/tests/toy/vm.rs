@@ -1,5 +1,6 @@
 //! A VM started as the supervisor starts one: descriptors by number, a control socket, a process in the background.
 
+use std::cell::RefCell;
 use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
@@ -330,6 +331,8 @@ fn connect(parts: &Parts) -> PacketSocket {
 pub(crate) struct Vm {
     pub(crate) pid: Pid,
     control: PacketSocket,
+    /// What was said when we connected to a VM whose guest had ended already.
+    early: RefCell<Option<Event>>,
     ended: bool,
 }
 
@@ -398,12 +401,14 @@ impl Vm {
         let vm = Self {
             pid,
             control,
+            early: RefCell::new(None),
             ended: false,
         };
         match vm.event() {
             Event::State { pid: known, .. } => {
                 assert_eq!(known, u32::try_from(pid.as_raw_nonzero().get()).ok());
             }
+            stopped @ Event::Stopped { .. } => *vm.early.borrow_mut() = Some(stopped),
             other => panic!("{other:?} came first"),
         }
         vm
@@ -429,6 +434,9 @@ impl Vm {
     }
 
     pub(crate) fn event(&self) -> Event {
+        if let Some(event) = self.early.borrow_mut().take() {
+            return event;
+        }
         let packet = self.control.receive(MAX_CONTROL).expect("an event");
         decode(&packet.bytes, MAX_CONTROL).expect("of the protocol")
     }
