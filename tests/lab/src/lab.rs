@@ -96,7 +96,21 @@ impl Lab {
     ///
     /// # Errors
     /// As [`Self::start`].
+    #[expect(clippy::print_stderr, reason = "who waits is told why it takes longer")]
     pub fn start_image(image: &Image, options: &Options) -> Result<Self> {
+        let mut panicked = false;
+        match Self::try_start_image(image, options, &mut panicked) {
+            Err(error) if panicked && options.accelerator == Accelerator::Emulation => {
+                // The emulator's processors do not always see at once what a starting kernel changes in its own code.
+                // That is no fault of what is tested, and a second start is enough to tell.
+                eprintln!("lab: its own kernel gave up while it started; once more: {error:#}");
+                Self::try_start_image(image, options, &mut panicked)
+            }
+            result => result,
+        }
+    }
+
+    fn try_start_image(image: &Image, options: &Options, panicked: &mut bool) -> Result<Self> {
         // A socket's path may have 107 bytes: a short folder name in the usual place.
         let folder = tempfile::Builder::new().prefix("casemate-lab.").tempdir()?;
         let path = folder.path().to_owned();
@@ -117,6 +131,7 @@ impl Lab {
             }),
             Err(error) => {
                 let path = folder.keep();
+                *panicked = qemu::kernel_panicked(&path);
                 Err(error.context(diagnosis(&path)))
             }
         }

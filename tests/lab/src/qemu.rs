@@ -207,6 +207,12 @@ pub(crate) fn qmp_socket(folder: &Path) -> PathBuf {
     folder.join("qmp.sock")
 }
 
+/// Whether the lab's own kernel gave up.
+pub(crate) fn kernel_panicked(folder: &Path) -> bool {
+    std::fs::read(serial_log(folder))
+        .is_ok_and(|log| String::from_utf8_lossy(&log).contains("Kernel panic - not syncing"))
+}
+
 /// What the lab's kernel says.
 pub(crate) fn serial_log(folder: &Path) -> PathBuf {
     folder.join("serial.log")
