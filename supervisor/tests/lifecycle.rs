@@ -152,13 +152,13 @@ async fn what_is_planted_where_a_start_writes_is_refused() {
 type Plant = fn(&std::path::Path, &std::path::Path);
 
 const PLANTS: [Plant; 4] = [
-    |outside, path| std::os::unix::fs::symlink(outside.join("victim"), path).unwrap(),
-    |outside, path| std::os::unix::fs::symlink(outside, path).unwrap(),
-    |outside, path| std::os::unix::fs::symlink(outside.join("made"), path).unwrap(),
+    |outside, path| std::os::unix::fs::symlink(outside.join("victim"), path).expect("planted"),
+    |outside, path| std::os::unix::fs::symlink(outside, path).expect("planted"),
+    |outside, path| std::os::unix::fs::symlink(outside.join("made"), path).expect("planted"),
     |_, path| {
         let mode = rustix::fs::Mode::from(0o600);
         let kind = rustix::fs::FileType::Fifo;
-        rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).expect("planted");
     },
 ];
 

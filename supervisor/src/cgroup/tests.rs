@@ -1,3 +1,5 @@
+//! Groups in made-up trees, and in the machine's own of version 1 where we may write there.
+
 use std::{
     fs,
     os::unix::process::ExitStatusExt as _,

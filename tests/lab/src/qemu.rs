@@ -209,7 +209,7 @@ pub(crate) fn qmp_socket(folder: &Path) -> PathBuf {
 
 /// Whether the lab's own kernel gave up.
 pub(crate) fn kernel_panicked(folder: &Path) -> bool {
-    std::fs::read(serial_log(folder))
+    fs::read(serial_log(folder))
         .is_ok_and(|log| String::from_utf8_lossy(&log).contains("Kernel panic - not syncing"))
 }
 

@@ -1,3 +1,5 @@
+//! The table of system calls against the budget, the documentation and the filters that are made of it.
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
