@@ -1,4 +1,4 @@
-//! System call filters, made from the [`policy`](super::policy): what is not on the list of a thread's class ends the
+//! System call filters, made from the [`policy`]: what is not on the list of a thread's class ends the
 //! process.
 
 use std::collections::BTreeMap;
