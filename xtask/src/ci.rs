@@ -13,12 +13,11 @@ pub(crate) const LAB_TESTS: &str = "casemate-lab/boots";
 
 type Phase = (&'static str, fn() -> Result<()>);
 
-const PHASES: [Phase; 7] = [
+const PHASES: [Phase; 6] = [
     ("tidy", tidy::run),
     ("fmt", || succeed(cargo().args(["fmt", "--all", "--check"]))),
     ("clippy", clippy),
     // Before the tests: those build the vmm anew as everybody has it.
-    ("escape", escape),
     ("tests", test::native),
     ("doc", doc),
     ("deny", deny),
@@ -52,23 +51,6 @@ fn clippy() -> Result<()> {
         LAB_TESTS,
     ];
     succeed(cargo().args(scope).args(["--", "--deny", "warnings"]))
-}
-
-/// A build of the vmm that attacks its own jail.
-fn escape() -> Result<()> {
-    let scope = ["--package", "casemate-vmm", "--features", "escape-probe"];
-    succeed(
-        cargo()
-            .arg("clippy")
-            .args(scope)
-            .args(["--all-targets", "--", "--deny", "warnings"]),
-    )?;
-    succeed(
-        cargo()
-            .arg("test")
-            .args(scope)
-            .args(["--test", "boot", "--", "escape::", "jail::"]),
-    )
 }
 
 fn doc() -> Result<()> {
