@@ -19,13 +19,21 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// Texts of files.
 pub(super) type Texts = BTreeMap<PathBuf, String>;
 
+/// What a look shows, or the number of the error: a way that is not there and one that leads into itself are two
+/// things, which the person is told of in other words.
+type Seen<T> = Result<T, Option<i32>>;
+
+fn metadata(path: &Path) -> Seen<fs::Metadata> {
+    fs::metadata(path).map_err(|error| error.raw_os_error())
+}
+
 /// What was looked at, as far as no watch is enough to see that it has changed.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
     /// Directories that are watched: a path may lead to another one than it did.
-    ways: Vec<(PathBuf, Option<(u64, u64)>)>,
+    ways: Vec<(PathBuf, Seen<(u64, u64)>)>,
     /// What is not watched.
-    stamps: Vec<(PathBuf, Option<Stamp>)>,
+    stamps: Vec<(PathBuf, Seen<Stamp>)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -38,9 +46,9 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
-        Some(Self {
+    fn of(path: &Path) -> Seen<Self> {
+        let metadata = metadata(path)?;
+        Ok(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
@@ -50,9 +58,9 @@ impl Stamp {
     }
 }
 
-fn way(path: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
+fn way(path: &Path) -> Seen<(u64, u64)> {
+    let metadata = metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 impl Looked {
@@ -72,7 +80,7 @@ impl Looked {
         let newest = self
             .stamps
             .iter()
-            .filter_map(|(_, stamp)| stamp.as_ref())
+            .filter_map(|(_, stamp)| stamp.as_ref().ok())
             .map(|stamp| stamp.changed.0.max(stamp.modified.0))
             .max();
         let newest = newest.map(u64::try_from);
