@@ -171,12 +171,10 @@ fn memory_beyond_the_limit_ends_only_who_takes_it() {
 #[test]
 fn processes_beyond_the_limit_cannot_be_made() {
     let Some(limiter) = real() else { return };
-    let script = "i=0; while [ $i -lt 40 ]; do sleep 100 & i=$((i + 1)); done; \
-         echo made all; kill $(jobs -p)";
-    let output = run_in(
-        &limiter,
-        &format!("trap 'kill $(jobs -p) 2>/dev/null' EXIT; {script}"),
-    );
+    // What it has made would keep its output open.
+    let script = "made=; trap 'kill $made; wait' EXIT; i=0; \
+         while [ $i -lt 40 ]; do sleep 100 & made=\"$made $!\"; i=$((i + 1)); done; echo made all";
+    let output = run_in(&limiter, script);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("fork"), "{errors}");
     assert_ne!(output.stdout, b"made all\n");
