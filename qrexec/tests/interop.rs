@@ -1,6 +1,11 @@
 //! Our broker, our agents and their tools, all as processes: calls of the admin side and between two VMs.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/agent.rs"]
+mod agent;
+#[path = "support/broker.rs"]
+mod broker;
+
 use std::{
     fs,
     io::Write,
@@ -11,6 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agent::agent_program;
+use broker::broker;
+
 const SOON: Duration = Duration::from_secs(20);
 const FACTS: &str = r#"{"domains":{
     "work":{"type":"AppVM","tags":["office"],"power_state":"Running","uuid":"1"},
@@ -20,19 +28,6 @@ echo +allowed @tag:office @type:AppVM allow
 qubes.Filecopy * work vault allow
 * * @anyvm @anyvm deny
 ";
-
-/// The agent beside the broker; built when only this package was.
-fn agent_program() -> PathBuf {
-    let broker = Path::new(env!("CARGO_BIN_EXE_casemate-qrexec"));
-    let agent = broker.with_file_name("casemate-agent");
-    if !agent.exists() {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-        cargo.args(["build", "--quiet", "--package", "casemate-agent"]);
-        assert!(cargo.status().unwrap().success());
-    }
-    agent
-}
 
 struct House {
     dir: tempfile::TempDir,
@@ -78,16 +73,7 @@ impl House {
                 .arg(house.path().join("rpc-config"));
             house.spawn(&mut agent);
         }
-        let mut broker = Command::new(env!("CARGO_BIN_EXE_casemate-qrexec"));
-        broker
-            .args(["serve-vchan", "--vm", "work:3", "--vm", "vault:4"])
-            .arg("--vchan-dir")
-            .arg(house.path())
-            .arg("--policy-dir")
-            .arg(house.path().join("policy"))
-            .arg("--facts")
-            .arg(house.path().join("facts.json"));
-        house.spawn(&mut broker);
+        house.spawn(&mut broker(house.path()));
         let deadline = Instant::now() + SOON;
         // The broker's and each agent's own: a client may come to any of them first.
         for name in ["qrexec.vault", "work", "vault"] {

@@ -5,6 +5,9 @@
 //! and `vault` are agents, `client` is a client of the host at `qrexec.work`, a new one after each end.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/broker.rs"]
+mod broker;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -15,6 +18,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use broker::broker;
 
 const SOON: Duration = Duration::from_secs(60);
 const FACTS: &str = r#"{"domains":{
@@ -51,15 +56,7 @@ impl Broker {
             UnixListener::bind(dir.path().join(format!("vchan.{id}.0.512.sock"))).unwrap()
         };
         let listeners = BTreeMap::from([("work", listen(3)), ("vault", listen(4))]);
-        let child = Command::new(env!("CARGO_BIN_EXE_casemate-qrexec"))
-            .arg("serve-vchan")
-            .arg("--vchan-dir")
-            .arg(dir.path())
-            .arg("--policy-dir")
-            .arg(dir.path().join("policy"))
-            .arg("--facts")
-            .arg(dir.path().join("facts.json"))
-            .args(["--vm", "work:3", "--vm", "vault:4"])
+        let child = broker(dir.path())
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

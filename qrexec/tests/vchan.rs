@@ -1,6 +1,9 @@
 //! The broker alone, as a process, with agents of every version that the wire knows at sockets of the reference's names.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/broker.rs"]
+mod broker;
+
 use std::{
     fs,
     io::{Read, Write},
@@ -15,6 +18,8 @@ use casemate_qrexec_wire::{
     ControlDecoder, DataDecoder, DataFrame, ExecParams, Ident, Message, Target, ToAgent, ToBroker,
     Trigger, Version,
 };
+
+use broker::broker;
 
 const SOON: Duration = Duration::from_secs(20);
 const FACTS: &str = r#"{"domains":{
@@ -39,15 +44,7 @@ impl Broker {
         fs::create_dir(dir.path().join("policy")).unwrap();
         fs::write(dir.path().join("policy/10.policy"), policy).unwrap();
         fs::write(dir.path().join("facts.json"), FACTS).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_casemate-qrexec"))
-            .arg("serve-vchan")
-            .arg("--vchan-dir")
-            .arg(dir.path())
-            .arg("--policy-dir")
-            .arg(dir.path().join("policy"))
-            .arg("--facts")
-            .arg(dir.path().join("facts.json"))
-            .args(["--vm", "work:3", "--vm", "vault:4"])
+        let child = broker(dir.path())
             .args(more)
             .stdin(Stdio::null())
             .stderr(Stdio::null())

@@ -15,6 +15,8 @@ use casemate_qrexec_wire::{
     ControlDecoder, ExecParams, Ident, Message, Target, ToAgent, ToBroker, Trigger, Version,
 };
 
+use crate::broker::broker;
+
 /// Nothing here takes this long.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
@@ -65,15 +67,7 @@ impl Broker {
     }
 
     fn spawn(dir: &Path, more: &[String]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_casemate-qrexec"))
-            .arg("serve-vchan")
-            .arg("--vchan-dir")
-            .arg(dir)
-            .arg("--policy-dir")
-            .arg(dir.join("policy"))
-            .arg("--facts")
-            .arg(dir.join("facts.json"))
-            .args(["--vm", "work:3", "--vm", "vault:4"])
+        broker(dir)
             .args(more)
             .stdin(Stdio::null())
             .stderr(Stdio::null())

@@ -4,7 +4,11 @@
 //! Types, lengths and states of frames are in `qrexec/session/tests`, the person's side of a question in the compositor.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../support/agent.rs"]
+mod agent;
 mod asks;
+#[path = "../support/broker.rs"]
+mod broker;
 mod client;
 mod ends;
 mod house;
