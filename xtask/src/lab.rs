@@ -68,9 +68,9 @@ struct RunArguments {
     /// Memory in MiB.
     #[arg(long, default_value_t = 4096)]
     memory: u32,
-    /// Processors.
-    #[arg(long, default_value_t = 2)]
-    processors: u32,
+    /// Processors; two where the machine's own virtualization makes them, else one.
+    #[arg(long)]
+    processors: Option<u32>,
     /// Give the lab a screen of 1280x800, a keyboard and a pointer, and start seatd.
     #[arg(long)]
     graphics: bool,
@@ -123,9 +123,10 @@ pub(crate) fn build() -> Result<Image> {
 
 fn in_lab(arguments: &RunArguments) -> Result<ExitCode> {
     let image = build()?;
+    let usual = Options::default();
     let options = Options {
         memory_mib: arguments.memory,
-        processors: arguments.processors,
+        processors: arguments.processors.unwrap_or(usual.processors),
         graphics: arguments.graphics.then_some((1280, 800)),
         share: arguments.share.clone(),
         drives: arguments.drive.clone(),

@@ -28,7 +28,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 pub struct Options {
     /// Memory in mebibytes. The lab's writable root lives in it too.
     pub memory_mib: u32,
-    /// Virtual processors. Two, when a compositor and VMs run at the same time.
+    /// Virtual processors. By default one where they are emulated: the emulators of today's distributions do not keep a
+    /// processor from running code that another one has just changed, and a kernel changes its code as it starts VMs.
     pub processors: u32,
     /// Width and height of a screen, which brings keyboard, pointer, udev and seatd with it.
     pub graphics: Option<(u32, u32)>,
@@ -48,14 +49,19 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
+        let accelerator = Accelerator::detect();
         Self {
             memory_mib: 4096,
-            processors: 2,
+            processors: if accelerator == Accelerator::Kvm {
+                2
+            } else {
+                1
+            },
             graphics: None,
             share: None,
             drives: Vec::new(),
             guest_program: None,
-            accelerator: Accelerator::detect(),
+            accelerator,
             boot_timeout: Duration::from_secs(180),
             extra: Vec::new(),
         }
@@ -79,8 +85,15 @@ pub struct Lab {
 /// What the programs run on.
 #[derive(Debug)]
 enum Machine {
-    Emulated { qmp: Qmp, qemu: Qemu },
-    Here { server: Server, home: String },
+    Emulated {
+        qmp: Qmp,
+        qemu: Qemu,
+        accelerator: Accelerator,
+    },
+    Here {
+        server: Server,
+        home: String,
+    },
 }
 
 impl Lab {
@@ -101,8 +114,8 @@ impl Lab {
         let mut panicked = false;
         match Self::try_start_image(image, options, &mut panicked) {
             Err(error) if panicked && options.accelerator == Accelerator::Emulation => {
-                // The emulator's processors do not always see at once what a starting kernel changes in its own code.
-                // That is no fault of what is tested, and a second start is enough to tell.
+                // With several processors that happens, see [`Options::processors`]. It is no fault of what is tested, and
+                // a second start is enough to tell.
                 eprintln!("lab: its own kernel gave up while it started; once more: {error:#}");
                 Self::try_start_image(image, options, &mut panicked)
             }
@@ -122,7 +135,11 @@ impl Lab {
         match boot(image, options, &path) {
             Ok((qemu, qmp, guest, ready, boot)) => Ok(Self {
                 guest,
-                machine: Machine::Emulated { qmp, qemu },
+                machine: Machine::Emulated {
+                    qmp,
+                    qemu,
+                    accelerator: options.accelerator,
+                },
                 ready,
                 boot,
                 failed: AtomicBool::new(false),
@@ -131,7 +148,7 @@ impl Lab {
             }),
             Err(error) => {
                 let path = folder.keep();
-                *panicked = qemu::kernel_panicked(&path);
+                *panicked = qemu::kernel_panic(&path).is_some();
                 Err(error.context(diagnosis(&path)))
             }
         }
@@ -295,6 +312,14 @@ impl Lab {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Where the lab's own kernel gave up, if it did under emulation, which is no fault of what ran in it: see
+    /// [`Options::processors`].
+    #[must_use]
+    pub fn gave_up(&self) -> Option<String> {
+        let emulated = matches!(self.machine, Machine::Emulated { accelerator, .. } if accelerator == Accelerator::Emulation);
+        emulated.then(|| qemu::kernel_panic(&self.path)).flatten()
+    }
+
     /// Switches the lab off and waits for QEMU's own end.
     ///
     /// # Errors
@@ -303,7 +328,7 @@ impl Lab {
         // Nothing in the lab is worth a clean end but the drives, which `sync` writes.
         self.run("root", &["sync"])?;
         match &mut self.machine {
-            Machine::Emulated { qmp, qemu } => {
+            Machine::Emulated { qmp, qemu, .. } => {
                 qmp.execute("quit", &serde_json::json!({}))?;
                 qemu.wait(Duration::from_secs(30)).map(drop)
             }

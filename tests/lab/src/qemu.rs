@@ -207,10 +207,16 @@ pub(crate) fn qmp_socket(folder: &Path) -> PathBuf {
     folder.join("qmp.sock")
 }
 
-/// Whether the lab's own kernel gave up.
-pub(crate) fn kernel_panicked(folder: &Path) -> bool {
-    fs::read(serial_log(folder))
-        .is_ok_and(|log| String::from_utf8_lossy(&log).contains("Kernel panic - not syncing"))
+/// Where the lab's own kernel gave up, if it did.
+pub(crate) fn kernel_panic(folder: &Path) -> Option<String> {
+    let log = fs::read(serial_log(folder)).ok()?;
+    let log = String::from_utf8_lossy(&log);
+    let why = log
+        .lines()
+        .find(|line| line.contains("Kernel panic - not syncing"))?;
+    // The instruction tells more than the verdict, where it was said.
+    let place = log.lines().find(|line| line.contains("RIP: 0010:"));
+    Some(place.unwrap_or(why).trim().to_owned())
 }
 
 /// What the lab's kernel says.

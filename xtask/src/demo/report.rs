@@ -89,6 +89,11 @@ impl Report {
         ok
     }
 
+    /// Forgets the steps after the first `kept` ones, which are done anew.
+    pub(super) fn forget_after(&mut self, kept: usize) {
+        self.steps.truncate(kept);
+    }
+
     /// Names a step that was not tried.
     pub(super) fn not_reached(&mut self, name: &'static str) {
         self.steps.push(Step {
@@ -189,6 +194,18 @@ mod tests {
             (&"third".into(), &false.into())
         );
         assert!(report.folder().join("seen.png").exists());
+    }
+
+    #[test]
+    fn steps_that_are_done_anew_are_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut report = Report::new(folder.path(), 2).unwrap();
+        report.step("first", |_| Ok(String::new()));
+        report.step("second", |_| anyhow::bail!("the lab ended"));
+        report.forget_after(1);
+        report.step("second", |_| Ok(String::new()));
+        assert!(report.finish().unwrap());
+        assert_eq!(report.steps.len(), 2);
     }
 
     #[test]
