@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use casemate_api::{Answer, Question};
@@ -31,7 +31,7 @@ pub(crate) struct Alone {
     file: PathBuf,
     asking: Asking,
     /// What was read last; held while the file is looked at.
-    read: Mutex<Option<(Stamp, Facts)>>,
+    read: Mutex<Option<(Stamp, Arc<Facts>)>>,
 }
 
 impl Alone {
@@ -44,7 +44,7 @@ impl Alone {
     }
 
     /// The facts as they are in the file now.
-    pub(crate) fn facts(&self) -> Result<Facts, PeerError> {
+    pub(crate) fn facts(&self) -> Result<Arc<Facts>, PeerError> {
         let failed = |error: &dyn std::fmt::Display| {
             PeerError::new(format!("{}: {error}", self.file.display()))
         };
@@ -60,11 +60,12 @@ impl Alone {
         if let Some((of, facts)) = &*read
             && *of == stamp
         {
-            return Ok(facts.clone());
+            return Ok(Arc::clone(facts));
         }
         let text = fs::read_to_string(&self.file).map_err(|error| failed(&error))?;
         let facts: Facts = serde_json::from_str(&text).map_err(|error| failed(&error))?;
-        *read = Some((stamp, facts.clone()));
+        let facts = Arc::new(facts);
+        *read = Some((stamp, Arc::clone(&facts)));
         Ok(facts)
     }
 

@@ -1,16 +1,16 @@
 //! `casemate-qrexec call-vchan`: the admin side's client end of one call, over sockets in a directory.
 //!
-//! Two threads, each blocking, so that a reader that does not read stops its writer and nothing is held but one frame:
-//! our stdin becomes STDIN frames; what the service says goes to stdout and stderr until its exit code.
+//! Two directions, each blocking by itself, so that a reader that does not read stops its writer and nothing is held but
+//! one frame: in a thread, our stdin becomes STDIN frames; what the service says goes to stdout and stderr until its
+//! exit code. A call that says nothing needs no other thread.
 
 use std::{
     fs,
     io::{self, Read, Write},
     net::Shutdown,
-    os::unix::net::{UnixListener, UnixStream},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::{UnixListener, UnixStream},
     },
     thread,
 };
@@ -19,6 +19,10 @@ use anyhow::{Context, Result, bail};
 use casemate_qrexec_wire::{
     CommandLine, DataDecoder, DataFrame, ExecParams, Execute, Header, Message, ServiceCall,
     ToAgent, Version, Work, limits::MAX_DATA_CHUNK,
+};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
 };
 
 use crate::{
@@ -61,32 +65,72 @@ pub(crate) fn run(call: &CallVchan) -> Result<u8> {
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path)
         .with_context(|| format!("cannot listen on {}", path.display()))?;
-    // The broker closes its connection when the agent has reported the end or somebody killed the call: then nobody
-    // connects any more, and a stream that is connected brings nothing but what it holds already.
-    let lost = broker.try_clone()?;
-    let wake = path.clone();
-    let ours = Arc::new((AtomicBool::new(false), OnceLock::<UnixStream>::new()));
-    let theirs = Arc::clone(&ours);
-    thread::spawn(move || {
-        let mut lost = lost;
-        let _ = lost.read(&mut [0]);
-        theirs.0.store(true, Ordering::SeqCst);
-        match theirs.1.get() {
-            Some(stream) => drop(stream.shutdown(Shutdown::Both)),
-            // A connection of our own, which ends at once, is what an agent that has gone looks like.
-            None => drop(UnixStream::connect(wake)),
-        }
-    });
-    let (stream, _) = listener.accept().context("the agent did not connect")?;
-    let _ = ours.1.set(stream.try_clone()?);
-    if ours.0.load(Ordering::SeqCst) {
-        // The other thread may have looked just before.
-        let _ = stream.shutdown(Shutdown::Both);
-    }
+    let stream = accept(&listener, &broker);
     fs::remove_file(&path).ok();
-    let code = exchange(stream, !call.just);
-    drop(broker);
-    Ok(code)
+    Ok(stream?.map_or(LOST, |stream| exchange(stream, broker, !call.just)))
+}
+
+/// The agent's connection; `None` when the broker says that there will be none.
+fn accept(listener: &UnixListener, broker: &UnixStream) -> Result<Option<UnixStream>> {
+    let [connected, over] = readable([listener.as_fd(), broker.as_fd()])?;
+    if over && !connected {
+        return Ok(None);
+    }
+    let (stream, _) = listener.accept().context("the agent did not connect")?;
+    Ok(Some(stream))
+}
+
+/// Waits until there is something to read of either.
+fn readable(streams: [BorrowedFd<'_>; 2]) -> io::Result<[bool; 2]> {
+    let mut fds = streams.map(|stream| PollFd::from_borrowed_fd(stream, PollFlags::IN));
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => return Ok(fds.map(|fd| !fd.revents().is_empty())),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The broker's connection, which it closes when the agent has reported the end or somebody killed the call: then the
+/// data stream brings nothing but what it holds already.
+enum Broker {
+    /// Looked at while we wait for data.
+    Watched(UnixStream),
+    /// By a thread, because we may have to wait elsewhere.
+    Elsewhere,
+    /// The stream was shut.
+    Over,
+}
+
+impl Broker {
+    /// Waits until the stream has something, if only its end.
+    fn wait(&mut self, stream: &UnixStream) -> io::Result<()> {
+        let Self::Watched(broker) = self else {
+            // Whoever reads it waits as well.
+            return Ok(());
+        };
+        let [_, over] = readable([stream.as_fd(), broker.as_fd()])?;
+        if over {
+            *self = Self::Over;
+            // One that the agent has shut already is fine.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        Ok(())
+    }
+
+    /// From now on the caller may be kept waiting by somebody else than the stream.
+    fn leave(&mut self, stream: &UnixStream) -> io::Result<()> {
+        if let Self::Watched(broker) = self {
+            let (mut broker, stream) = (broker.try_clone()?, stream.try_clone()?);
+            thread::spawn(move || {
+                let _ = broker.read(&mut [0]);
+                let _ = stream.shutdown(Shutdown::Both);
+            });
+            *self = Self::Elsewhere;
+        }
+        Ok(())
+    }
 }
 
 /// Gets a port from the broker.
@@ -123,7 +167,8 @@ fn ask(call: &CallVchan, command: CommandLine) -> Result<(UnixStream, ExecParams
 }
 
 /// The client end of a data stream, until the exit code.
-fn exchange(stream: UnixStream, with_stdin: bool) -> u8 {
+fn exchange(stream: UnixStream, broker: UnixStream, with_stdin: bool) -> u8 {
+    let mut broker = Broker::Watched(broker);
     let talk = || -> io::Result<u8> {
         let mut writer = stream.try_clone()?;
         let mut hello = Vec::new();
@@ -142,8 +187,14 @@ fn exchange(stream: UnixStream, with_stdin: bool) -> u8 {
                     DataFrame::Stdout([]) => out = None,
                     DataFrame::Stderr([]) => err = None,
                     // A reader of ours that has gone is like one that reads all.
-                    DataFrame::Stdout(bytes) => put(&mut out, bytes),
-                    DataFrame::Stderr(bytes) => put(&mut err, bytes),
+                    DataFrame::Stdout(bytes) => {
+                        broker.leave(&reader)?;
+                        put(&mut out, bytes);
+                    }
+                    DataFrame::Stderr(bytes) => {
+                        broker.leave(&reader)?;
+                        put(&mut err, bytes);
+                    }
                     DataFrame::ExitCode(code) => return Ok(u8::try_from(code).unwrap_or(LOST)),
                     DataFrame::Hello(_) | DataFrame::Stdin(_) => {}
                 }
@@ -153,6 +204,7 @@ fn exchange(stream: UnixStream, with_stdin: bool) -> u8 {
             {
                 thread::spawn(move || send(writer, version));
             }
+            broker.wait(&reader)?;
             let read = reader.read(&mut piece)?;
             if read == 0 {
                 return Ok(LOST);

@@ -3,7 +3,7 @@
 //! Each request connects anew: both may be restarted at any time, and a call is rare beside a handshake on a socket of
 //! this machine.
 
-use std::{collections::HashMap, future::Future, path::PathBuf, time::Duration};
+use std::{collections::HashMap, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use casemate_api::{Answer, Bus, Error, Notice, Question};
 use casemate_policy::Facts;
@@ -50,9 +50,9 @@ impl Peers {
     }
 
     /// Facts for policy.
-    pub(crate) async fn facts(&self) -> Result<Facts, PeerError> {
+    pub(crate) async fn facts(&self) -> Result<Arc<Facts>, PeerError> {
         match self {
-            Self::House(house) => house.facts().await,
+            Self::House(house) => house.facts().await.map(Arc::new),
             Self::Alone(alone) => alone.facts(),
         }
     }

@@ -1,13 +1,26 @@
 //! Policy as the reference's daemon asks for it: a few lines on a socket, a few lines back, then the end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::unix::net,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Waker},
+    thread,
+    time::Duration,
+};
 
 use casemate_api::{AskTarget, Question};
 use casemate_policy::{Destination, Facts, Request, Verdict};
 use casemate_qrexec_wire::{ServiceCall, Target};
+use rustix::{
+    buffer::spare_capacity,
+    net::{RecvFlags, SendFlags, recv, send},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{UnixListener, UnixStream},
+    net::UnixStream,
+    runtime::Handle,
     sync::Semaphore,
     time::timeout,
 };
@@ -25,6 +38,15 @@ const MAX_PENDING: usize = 256;
 
 /// How long a client may take to ask.
 const ASKING: Duration = Duration::from_secs(10);
+
+/// Room for a question as it mostly is.
+const FIRST: usize = 4096;
+
+/// What ends a question.
+const END: &[u8] = b"\n\n";
+
+/// Pause after a failure to accept, such as when descriptors run out.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What is asked.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -72,51 +94,86 @@ impl Asked {
     }
 }
 
-/// Answers for ever.
-pub(crate) async fn accept(listener: UnixListener, broker: Arc<Broker>) {
+/// Answers for ever, in a thread of its own. A question that is there as a whole, and that nobody has to be asked or
+/// waited for, is answered before the next one is taken: no other thread has to wake up for it. All else goes on in the
+/// runtime.
+pub(crate) fn serve(listener: &net::UnixListener, broker: &Arc<Broker>, runtime: &Handle) {
+    // For the timers and sockets of what goes on there.
+    let _entered = runtime.enter();
     let pending = Arc::new(Semaphore::new(MAX_PENDING));
     loop {
-        let Ok(permit) = Arc::clone(&pending).acquire_owned().await else {
-            return;
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely; those that are answered will give some back.
+                tracing::warn!(%error, "no question of policy is taken");
+                thread::sleep(PAUSE);
+                continue;
+            }
         };
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            continue;
-        };
-        let broker = Arc::clone(&broker);
-        tokio::spawn(async move {
+        let broker = Arc::clone(broker);
+        let mut client = Box::pin(async move {
             if let Err(error) = client(stream, &broker).await {
                 tracing::debug!(%error, "a question of policy was not answered");
             }
+        });
+        let at_once = Pin::as_mut(&mut client).poll(&mut Context::from_waker(Waker::noop()));
+        if at_once.is_ready() {
+            continue;
+        }
+        let Ok(permit) = runtime.block_on(Arc::clone(&pending).acquire_owned()) else {
+            return;
+        };
+        runtime.spawn(async move {
+            client.await;
             drop(permit);
         });
     }
 }
 
-async fn client(mut stream: UnixStream, broker: &Broker) -> io::Result<()> {
-    let text = timeout(ASKING, question(&mut stream)).await;
-    let text = text.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let asked = Asked::parse(&text).ok_or(io::ErrorKind::InvalidData)?;
+async fn client(stream: net::UnixStream, broker: &Broker) -> io::Result<()> {
+    let mut text = Vec::with_capacity(FIRST);
+    let received = recv(&stream, spare_capacity(&mut text), RecvFlags::DONTWAIT);
+    let mut later = None;
+    if received.is_err() || !text.ends_with(END) {
+        let stream = later.insert(in_runtime(&stream)?);
+        let rest = timeout(ASKING, rest(stream, &mut text)).await;
+        rest.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    }
+    let text = text.strip_suffix(END).unwrap_or_default();
+    let text = str::from_utf8(text).map_err(io::Error::other)?;
+    let asked = Asked::parse(text).ok_or(io::ErrorKind::InvalidData)?;
     let answer = answer(&asked, broker).await;
-    stream
-        .write_all(answer.as_deref().unwrap_or("result=deny\n").as_bytes())
-        .await
+    let mut answer = answer.as_deref().unwrap_or("result=deny\n").as_bytes();
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    if let Ok(sent) = send(&stream, answer, flags) {
+        answer = answer.get(sent..).unwrap_or_default();
+    }
+    if answer.is_empty() {
+        return Ok(());
+    }
+    let mut stream = match later {
+        Some(stream) => stream,
+        None => in_runtime(&stream)?,
+    };
+    stream.write_all(answer).await
+}
+
+/// The same socket as the runtime knows it.
+fn in_runtime(stream: &net::UnixStream) -> io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream.try_clone()?)
 }
 
 /// Everything up to the empty line.
-async fn question(stream: &mut UnixStream) -> io::Result<String> {
-    let mut text = Vec::new();
-    let mut piece = [0; 4096];
-    loop {
-        let read = stream.read(&mut piece).await?;
-        text.extend_from_slice(piece.get(..read).unwrap_or_default());
-        if let Some(lines) = text.strip_suffix(b"\n\n") {
-            return String::from_utf8(lines.to_vec()).map_err(io::Error::other);
-        }
+async fn rest(stream: &mut UnixStream, text: &mut Vec<u8>) -> io::Result<()> {
+    while !text.ends_with(END) {
+        let read = stream.read_buf(text).await?;
         if read == 0 || text.len() > MAX_QUESTION {
             return Err(io::ErrorKind::InvalidData.into());
         }
     }
+    Ok(())
 }
 
 /// The lines of an allow; `None` for everything else. Either is put on record, unless it was only to be evaluated.

@@ -34,6 +34,10 @@ fn as_part_of_a_house(house: &House) -> Result<()> {
     executor()?.block_on(serve::serve(runtime, policy, state))
 }
 
+/// One thread: nothing here computes for long, files of policy are read by threads of their own, and a call that moves from
+/// one task to the next would wait each time for another thread to wake up.
 fn executor() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Runtime::new().context("cannot start the async runtime")
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let executor = builder.enable_all().build();
+    executor.context("cannot start the async runtime")
 }

@@ -1,12 +1,19 @@
 //! The broker alone: agents over sockets in a directory, facts from a file.
 
-use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
+use std::{
+    fs,
+    os::unix::{fs::symlink, net},
+    path::Path,
+    sync::Arc,
+    thread,
+};
 
 use anyhow::{Context, Result};
 use casemate_api::Bus;
 use casemate_vm::{VmId, VmName};
 use tokio::{
     net::UnixListener,
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
 };
 
@@ -49,9 +56,10 @@ pub(crate) async fn run(arguments: ServeVchan) -> Result<()> {
         clients(&vchan_dir, name, id, &broker)?;
     }
     if let Some(path) = policy_socket {
-        let listener = UnixListener::bind(&path)
+        let listener = net::UnixListener::bind(&path)
             .with_context(|| format!("cannot listen on {}", path.display()))?;
-        tokio::spawn(question::accept(listener, Arc::clone(&broker)));
+        let (broker, runtime) = (Arc::clone(&broker), Handle::current());
+        thread::spawn(move || question::serve(&listener, &broker, &runtime));
     }
     let bus = serve::listen(&vchan_dir)?;
     tracing::info!(directory = %vchan_dir.display(), "ready");

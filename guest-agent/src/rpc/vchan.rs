@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 const PEER_WAIT: Duration = Duration::from_secs(120);
 
 /// Shortest and longest pause between two attempts to connect: a listener comes within moments, or late.
-const PAUSES: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(20));
+const PAUSES: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(20));
 
 /// A directory of sockets, and who we are in it.
 #[derive(Clone, Debug)]

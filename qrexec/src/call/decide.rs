@@ -1,5 +1,7 @@
 //! Whether a call may go on: the rules, the person where they ask, and what the person allowed before.
 
+use std::sync::Arc;
+
 use casemate_api::{AskTarget, Question};
 use casemate_policy::{Decision, Denial, Destination, Facts, Request, Verdict};
 
@@ -106,7 +108,7 @@ impl Call {
     }
 
     /// One decision by the policy and the facts of this moment.
-    async fn judge(&self) -> Result<(Decision, Facts), Refusal> {
+    async fn judge(&self) -> Result<(Decision, Arc<Facts>), Refusal> {
         let facts = self
             .broker
             .peers
