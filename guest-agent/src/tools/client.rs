@@ -167,7 +167,17 @@ fn with_streams(
     options: &CallOptions,
     program: &[OsString],
 ) -> anyhow::Result<u8> {
-    let (mut reader, writer) = open(stream).context("the called service cannot be reached")?;
+    let (mut reader, writer) = match open(stream) {
+        Ok(ends) => ends,
+        Err(error) => {
+            // It was allowed and had a stream: a call that is lost, as it would be a moment later.
+            let _ = writeln!(
+                io::stderr(),
+                "the called service was lost before it answered: {error}"
+            );
+            return Ok(LOST);
+        }
+    };
     let wants = |on: bool, off: bool, usual: bool| on || (usual && !off);
     let filter_output = wants(
         options.filter_escape_chars_stdout,

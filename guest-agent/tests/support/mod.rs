@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails them")]
 
+pub(crate) mod between;
 pub(crate) mod copies;
 pub(crate) mod pair;
 
@@ -174,6 +175,12 @@ impl Agent {
         self.child.id()
     }
 
+    /// Ends the agent as the kernel does when memory is short.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.control.write_all(bytes).unwrap();
     }
@@ -264,6 +271,18 @@ impl Agent {
         command
     }
 
+    /// The ident of the request that the agent makes next, in the form of its host's version.
+    pub(crate) fn request(&mut self) -> Vec<u8> {
+        let (kind, body) = self.receive();
+        let (expected, ident) = match self.version {
+            2 => (TRIGGER2, 96..128),
+            3 => (TRIGGER3, 64..96),
+            _ => (TRIGGER4, 128..160),
+        };
+        assert_eq!(kind, expected);
+        body[ident].to_vec()
+    }
+
     /// The service end of an accepted call: connects to the listening client.
     pub(crate) fn accept_call(&mut self, ident: &[u8]) -> (u32, UnixStream) {
         let port = self.port;
@@ -328,4 +347,23 @@ pub(crate) fn children(parent: u32) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Processes of the services of an agent, which it may have left behind.
+pub(crate) fn served_by(agent: u32) -> Vec<u32> {
+    let mark = format!("QREXEC_AGENT_PID={agent}\0").into_bytes();
+    let numbers = fs::read_dir("/proc").unwrap().flatten();
+    numbers
+        .filter(|entry| {
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            environment.windows(mark.len()).any(|part| part == mark)
+        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+pub(crate) fn kill(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    // It may have ended by itself.
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
 }

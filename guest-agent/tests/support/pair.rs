@@ -22,6 +22,12 @@ impl Pair {
         }
     }
 
+    /// A port that no call has had.
+    pub(super) fn port(&mut self) -> u32 {
+        self.port += 1;
+        self.port
+    }
+
     /// Starts a tool in the caller and does the host's part: every call goes to the callee.
     pub(crate) fn call(&mut self, arguments: &[&str]) -> Child {
         let tool = self.caller.tool(arguments).spawn().unwrap();
@@ -30,7 +36,7 @@ impl Pair {
         let service = std::str::from_utf8(&body[160..])
             .unwrap()
             .trim_end_matches('\0');
-        self.port += 1;
+        self.port();
         let order = format!("{}:QUBESRPC {service} caller\0", self.callee.user);
         let to_callee = [params(OWN, self.port), order.into()].concat();
         self.callee.send(&frame(EXEC, &to_callee));
