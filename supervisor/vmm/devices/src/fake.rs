@@ -204,9 +204,14 @@ impl Activated {
             .expect("activation");
     }
 
+    /// Resets the device.
+    pub(crate) fn stop(&self) {
+        lock(&self.device).reset(&mut self.event_loop.registrar(self.subscriber));
+    }
+
     /// Resets the device, clears memory and starts again.
     pub(crate) fn restart(&mut self) {
-        lock(&self.device).reset(&mut self.event_loop.registrar(self.subscriber));
+        self.stop();
         let zeros = vec![0; usize::try_from(MEMORY).expect("small")];
         self.memory
             .write_slice(&zeros, GuestAddress(0))

@@ -33,6 +33,7 @@ pub mod console;
 pub mod net;
 pub mod rng;
 pub mod serial;
+pub mod snd;
 pub mod vfio;
 pub mod vsock;
 pub mod window_memory;

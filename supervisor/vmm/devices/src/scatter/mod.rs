@@ -152,6 +152,24 @@ impl Buffers {
     }
 }
 
+/// Ranges of guest memory that outlive the [`Buffers`] they were loaded into: at most [`MAX_SEGMENTS`].
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    segments: Box<[Segment]>,
+    bytes: usize,
+}
+
+impl Kept {
+    /// The bytes.
+    pub fn view(&self) -> View<'_> {
+        View {
+            segments: &self.segments,
+            skip: 0,
+            len: self.bytes,
+        }
+    }
+}
+
 /// A part of a chain's bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
@@ -208,6 +226,17 @@ impl<'a> View<'a> {
             left = left.saturating_sub(len);
             (len > 0).then_some((address, len))
         })
+    }
+
+    /// The ranges as a list of their own, for a device that needs them after the next chain was loaded.
+    pub fn keep(self) -> Kept {
+        let segments = self.ranges();
+        Kept {
+            segments: segments
+                .map(|(address, len)| Segment { address, len })
+                .collect(),
+            bytes: self.len,
+        }
     }
 
     /// Number of ranges that the bytes lie in.
