@@ -13,11 +13,12 @@ pub(crate) const LAB_TESTS: &str = "casemate-lab/boots";
 
 type Phase = (&'static str, fn() -> Result<()>);
 
-const PHASES: [Phase; 6] = [
+const PHASES: [Phase; 7] = [
     ("tidy", tidy::run),
     ("fmt", || succeed(cargo().args(["fmt", "--all", "--check"]))),
     ("clippy", clippy),
     // Before the tests: those build the vmm anew as everybody has it.
+    ("escape", escape),
     ("tests", test::native),
     ("doc", doc),
     ("deny", deny),
@@ -51,6 +52,24 @@ fn clippy() -> Result<()> {
         LAB_TESTS,
     ];
     succeed(cargo().args(scope).args(["--", "--deny", "warnings"]))
+}
+
+/// A build of the vmm that attacks its own jail. That the build which everybody has is no such one is a test of its own
+/// (`a_build_that_attacks_its_jail_can_be_told_from_one_that_is_shipped`), and a release build of it is an error.
+fn escape() -> Result<()> {
+    let scope = ["--package", "casemate-vmm", "--features", "escape-probe"];
+    succeed(
+        cargo()
+            .arg("clippy")
+            .args(scope)
+            .args(["--all-targets", "--", "--deny", "warnings"]),
+    )?;
+    succeed(
+        cargo()
+            .arg("test")
+            .args(scope)
+            .args(["--test", "boot", "--", "escape::", "jail::"]),
+    )
 }
 
 fn doc() -> Result<()> {

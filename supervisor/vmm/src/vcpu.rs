@@ -50,6 +50,7 @@ impl Gate {
             crate::jail::probe::try_filter(class);
             // What is tried closes descriptors: nobody may make one meanwhile.
             self.barrier.wait();
+            crate::jail::probe::end(class);
         }
     }
 }

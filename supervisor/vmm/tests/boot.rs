@@ -300,6 +300,20 @@ fn what_cannot_start_says_why() {
             "\"memory\":63",
         ),
         ("65537 MiB of memory", "\"memory\":64", "\"memory\":65537"),
+        // Names are parts of paths elsewhere.
+        ("malformed", "\"toy\"", "\"../toy\""),
+        ("malformed", "\"toy\"", "\"a/b\""),
+        ("malformed", "\"toy\"", "\"..\""),
+        ("malformed", "\"toy\"", "\"\""),
+        ("malformed", "\"toy\"", "\"toy\\n\""),
+        ("malformed", "\"toy\"", "\"to\\u0000y\""),
+        ("malformed", "\"toy\"", &format!("{:?}", "x".repeat(65))),
+        ("malformed", "\"toy\"", "{}"),
+        // Numbers of descriptors that are none.
+        ("is a standard stream", "\"kernel\":", "\"kernel\":-"),
+        ("malformed", "\"kernel\":", "\"kernel\":99999999"),
+        ("malformed", "\"vcpus\":", "\"more\":1,\"vcpus\":"),
+        ("malformed", "\"vcpus\":2", "\"vcpus\":2,\"vcpus\":2"),
     ] {
         let changed = text.replace(from, to);
         assert_ne!(changed, text);

@@ -18,6 +18,8 @@ mod policy;
 mod privileges;
 #[cfg(feature = "escape-probe")]
 pub(crate) mod probe;
+#[cfg(all(feature = "escape-probe", not(debug_assertions)))]
+compile_error!("the feature escape-probe is for tests only: nobody may be given such a build");
 mod seccomp;
 
 use std::io::{self, Read as _, Write as _};

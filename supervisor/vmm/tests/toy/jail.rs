@@ -1,6 +1,8 @@
 //! A jailed VM with every device, seen from outside: what its process holds, sees and may do.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
 
 use casemate_vmm_control::Action;
 
@@ -92,6 +94,47 @@ fn it_holds_exactly_what_its_devices_need() {
         vm.act(&Action::Kill);
         assert_eq!(vm.wait(), Some(0));
     }
+}
+
+/// What a careless parent leaves open and in the environment stays outside.
+#[test]
+fn it_takes_nothing_that_was_not_meant_for_it() {
+    if !vm::has_kvm() {
+        return;
+    }
+    let parts = Parts::full(&payload::elf(payload::WINDOW_SLOT_OF_FULL));
+    let open = |path: &str| std::fs::File::open(path).expect("it is there");
+    let (near, far) = std::os::unix::net::UnixStream::pair().expect("sockets");
+    let (secret, root, own) = (open("/etc/passwd"), open("/"), open("/proc/self"));
+    let pipe = std::io::pipe().expect("a pipe");
+    let left = [
+        secret.as_fd(),
+        root.as_fd(),
+        own.as_fd(),
+        near.as_fd(),
+        pipe.1.as_fd(),
+    ];
+    let environment = [
+        ("TMPDIR", "/proc/self/root"),
+        ("HOME", "/"),
+        ("PATH", ""),
+        ("XDG_RUNTIME_DIR", "../../.."),
+        ("LD_LIBRARY_PATH", "/proc/self/fd"),
+        ("MALLOC_TRACE", "/new"),
+        ("RUST_LOG", "\u{1b}[2J\n=,=,=trace"),
+        ("RUST_BACKTRACE", "full"),
+    ];
+    let vm = Vm::start_polluted(&parts, &environment, &left);
+    drop((near, pipe.1));
+    // Nobody else has the other ends.
+    let mut rest = Vec::new();
+    assert_eq!((&far).read_to_end(&mut rest).expect("a stream"), 0);
+    assert_eq!((&pipe.0).read_to_end(&mut rest).expect("a pipe"), 0);
+    if let Ok(open) = Process::of(vm.pid).open_files() {
+        assert_eq!(open, expected(2));
+    }
+    vm.act(&Action::Kill);
+    assert_eq!(vm.wait(), Some(0));
 }
 
 #[test]

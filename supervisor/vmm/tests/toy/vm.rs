@@ -279,37 +279,56 @@ pub(crate) fn end_of_attacking(
         output.status.success(),
         "it starts before its threads attack"
     );
-    // The VM's process is our child now.
-    let (_, status) = rustix::process::waitpid(None, WaitOptions::empty())
+    // The VM's process is our child now. By its number: other tests have children, too.
+    let (_, status) = rustix::process::waitpid(Some(started(&output)), WaitOptions::empty())
         .expect("our child")
         .expect("it ended");
     status.terminating_signal()
 }
 
-/// Somebody outside of the jail who listens on an abstract name.
+/// Somebody outside of the jail who would answer.
 #[cfg(feature = "escape-probe")]
-pub(crate) fn listen_abstract() -> (OwnedFd, String) {
-    let listener = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )
-    .expect("socket");
-    let name = format!("casemate-escape-{}", std::process::id());
-    let address = rustix::net::SocketAddrUnix::new_abstract_name(name.as_bytes()).expect("short");
-    rustix::net::bind(&listener, &address).expect("bind");
-    rustix::net::listen(&listener, 4).expect("listen");
-    (listener, name)
+pub(crate) struct Outside {
+    listener: OwnedFd,
+    pub(crate) name: String,
 }
 
-/// Whether nobody has connected.
 #[cfg(feature = "escape-probe")]
-pub(crate) fn nobody_came(listener: &OwnedFd) -> bool {
-    matches!(
-        rustix::net::accept(listener),
-        Err(rustix::io::Errno::WOULDBLOCK)
-    )
+impl Outside {
+    /// Listens on an abstract name, or on a path.
+    pub(crate) fn listen(path: Option<&std::path::Path>) -> Self {
+        use rustix::net::SocketAddrUnix;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let kind = SocketType::SEQPACKET;
+        let listener = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None);
+        let listener = listener.expect("socket");
+        let name = path.map_or_else(
+            || format!("casemate-escape-{}", std::process::id()),
+            |path| path.to_string_lossy().into_owned(),
+        );
+        let address = match path {
+            Some(path) => SocketAddrUnix::new(path),
+            None => SocketAddrUnix::new_abstract_name(name.as_bytes()),
+        };
+        rustix::net::bind(&listener, &address.expect("short")).expect("bind");
+        rustix::net::listen(&listener, 4).expect("listen");
+        Self { listener, name }
+    }
+
+    /// Whether nobody has connected.
+    pub(crate) fn nobody_came(&self) -> bool {
+        matches!(
+            rustix::net::accept(&self.listener),
+            Err(rustix::io::Errno::WOULDBLOCK)
+        )
+    }
+}
+
+/// The process that a launcher told of.
+fn started(output: &Output) -> Pid {
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let pid = answer["pid"].as_i64().expect("a number");
+    Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("not zero")
 }
 
 /// Connects to the control socket of a VM; waiting for an event has a limit.
@@ -369,6 +388,22 @@ impl Vm {
         Self::from(parts, &mut command)
     }
 
+    /// From a process with more than belongs to the VM in its environment and among its descriptors.
+    pub(crate) fn start_polluted(
+        parts: &Parts,
+        environment: &[(&str, &str)],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Self {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("allowed");
+        let description = parts.description();
+        for descriptor in descriptors {
+            rustix::io::fcntl_setfd(descriptor, FdFlags::empty()).expect("open");
+        }
+        let mut command = command(&description);
+        command.envs(environment.iter().copied());
+        Self::from(parts, &mut command)
+    }
+
     /// As a user of its own, which takes root where nothing was granted.
     pub(crate) fn start_with_own_user(parts: &Parts, user: u32, group: u32) -> Self {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("allowed");
@@ -394,9 +429,7 @@ impl Vm {
         let output = command.output().expect("the program was built");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {errors}", output.status);
-        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let pid = answer["pid"].as_i64().expect("a number");
-        let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("not zero");
+        let pid = started(&output);
         let control = connect(parts);
         let vm = Self {
             pid,
