@@ -27,6 +27,8 @@ struct Mapping {
     /// Address in this process; only KVM uses what is there.
     address: usize,
     len: usize,
+    /// Whether the guest has it in its slot.
+    shown: bool,
 }
 
 /// What keeps the device's memory reachable and its group ours.
@@ -94,6 +96,7 @@ impl KernelDevice {
                 slot,
                 address: address.addr(),
                 len,
+                shown: false,
             });
         }
         Ok(new)
@@ -121,27 +124,29 @@ impl KernelDevice {
         let written = rustix::io::pwrite(&self.device, &command.to_le_bytes(), place)?;
         whole(written, 2)
     }
+}
 
-    fn set_slot(&self, mapping: &Mapping, address: u64, len: usize) -> io::Result<()> {
-        let region = kvm_userspace_memory_region {
-            slot: mapping.slot,
-            guest_phys_addr: address,
-            memory_size: u64::try_from(len).unwrap_or(u64::MAX),
-            userspace_addr: u64::try_from(mapping.address).unwrap_or(u64::MAX),
-            flags: 0,
-        };
-        // SAFETY: the mapping is as long as the slot and lives until this device is dropped, which takes the slot away
-        // before; the bus has put nothing else there, and RAM is outside of the windows for BARs.
-        unsafe { self.vm.set_user_memory_region(region) }
-            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
-    }
+/// Puts a mapping into its slot at `address`, or takes it out when `len` is none.
+fn set_slot(vm: &VmFd, mapping: &Mapping, address: u64, len: usize) -> io::Result<()> {
+    let region = kvm_userspace_memory_region {
+        slot: mapping.slot,
+        guest_phys_addr: address,
+        memory_size: u64::try_from(len).unwrap_or(u64::MAX),
+        userspace_addr: u64::try_from(mapping.address).unwrap_or(u64::MAX),
+        flags: 0,
+    };
+    // SAFETY: the mapping is as long as the slot and lives for as long as the slot has it; the bus has put nothing else
+    // there, and RAM is outside of the windows for BARs.
+    unsafe { vm.set_user_memory_region(region) }
+        .map_err(|error| io::Error::from_raw_os_error(error.errno()))
 }
 
 impl Drop for KernelDevice {
+    /// On any thread: it asks nothing of KVM, which only vCPU threads may.
     fn drop(&mut self) {
-        for mapping in &self.mappings {
-            // Fails when there is no such slot, and then all is well.
-            let _ = self.set_slot(mapping, 0, 0);
+        // What a guest still has stays until the process ends, because anything else could come to its address. That is
+        // so when a VM ends with its devices; one that was unplugged has none.
+        for mapping in self.mappings.iter().filter(|mapping| !mapping.shown) {
             // SAFETY: it is ours, and no slot refers to it any more.
             let _ = unsafe {
                 rustix::mm::munmap(
@@ -170,17 +175,23 @@ impl Hardware for KernelDevice {
     }
 
     fn map(&mut self, piece: &Piece, address: u64) -> io::Result<()> {
-        let mapping = self.mappings.iter().find(|mapping| mapping.piece == *piece);
+        let mut mappings = self.mappings.iter_mut();
+        let mapping = mappings.find(|mapping| mapping.piece == *piece);
         let mapping = mapping.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        self.set_slot(mapping, address, mapping.len)
+        set_slot(&self.vm, mapping, address, mapping.len)?;
+        mapping.shown = true;
+        Ok(())
     }
 
     fn unmap(&mut self, piece: &Piece) {
-        let mapping = self.mappings.iter().find(|mapping| mapping.piece == *piece);
-        if let Some(mapping) = mapping
-            && let Err(error) = self.set_slot(mapping, 0, 0)
-        {
-            tracing::warn!(%error, "a piece of an assigned device stays mapped");
+        let mut mappings = self.mappings.iter_mut();
+        if let Some(mapping) = mappings.find(|mapping| mapping.piece == *piece) {
+            match set_slot(&self.vm, mapping, 0, 0) {
+                Ok(()) => mapping.shown = false,
+                Err(error) => {
+                    tracing::warn!(%error, "a piece of an assigned device stays mapped");
+                }
+            }
         }
     }
 }

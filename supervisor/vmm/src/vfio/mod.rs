@@ -123,7 +123,7 @@ fn attach_device(
     let msix = Arc::new(Msix::new(Arc::clone(&host.router), layout.msix.vectors)?);
     let vectors = Vectors::new(Arc::clone(&msix))?;
     calls::enable_msix(&device, vectors.descriptors()).context("its interrupts")?;
-    vectors.watch(host.event_loop)?;
+    let watch = vectors.watch(host.event_loop)?;
     let regions = Regions {
         config: config.offset,
         bars,
@@ -139,7 +139,13 @@ fn attach_device(
     )
     .context("its registers")?;
     let grave = host.event_loop.clone();
-    let retire = move |hardware: Box<dyn Hardware>| grave.run_job(Box::new(move || drop(hardware)));
+    let retire = move |hardware: Box<dyn Hardware>| {
+        let watched_by = grave.clone();
+        grave.run_job(Box::new(move || {
+            drop(hardware);
+            watched_by.remove(watch);
+        }));
+    };
     tracing::info!(%address, vectors = layout.msix.vectors, "assigned");
     Ok(VfioPci::new(
         layout,
