@@ -39,8 +39,7 @@ enum Verb {
     Soak(SoakArguments),
     /// Run the vmm's own tests in a lab, on real KVM.
     VmmTests,
-    /// Run the vmm's tests with a distribution's own kernels and with host devices in a lab.
-    Stock,
+    Stock(stock::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -97,7 +96,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         Verb::Run(arguments) => in_lab(&arguments),
         Verb::Soak(arguments) => soak(&arguments),
         Verb::VmmTests => vmm_tests().map(|()| ExitCode::SUCCESS),
-        Verb::Stock => stock::run().map(|()| ExitCode::SUCCESS),
+        Verb::Stock(arguments) => stock::run(&arguments).map(|()| ExitCode::SUCCESS),
     }
 }
 

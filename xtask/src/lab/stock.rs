@@ -4,16 +4,24 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use casemate_lab::wire::Exit;
 use casemate_lab::{Lab, Options, image};
+use clap::{Args, ValueEnum};
 
 use crate::run::{build_lab_guest, cargo, root, succeed, target_dir};
 
 /// What the guest's init needs. Its other drivers are built in.
-const MODULES: [&str; 4] = ["virtio_blk", "nvme", "e1000e", "xhci-pci"];
+const MODULES: [&str; 6] = [
+    "virtio_blk",
+    "nvme",
+    "e1000e",
+    "xhci-pci",
+    "usb-storage",
+    "sd_mod",
+];
 
 /// Four times what it takes on an idle machine without hardware virtualization.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -21,7 +29,9 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// The devices below, as the lab sees them. The USB controller cannot be reset by itself, so it has a port of its own.
 const DEVICES: &str = "0000:00:10.0 0000:00:11.0 0000:01:00.0";
 /// What a VM with all of them says, in the words of its init.
-const SAYS: &str = "stock: network answers|stock: nvme reads content of the nvme disk|stock: usb has QEMU USB Tablet";
+const SAYS: &str = "stock: nvme reads content of the nvme disk|stock: nvme has copied 4194304 bytes\
+    |stock: network: 5 packets transmitted, 5 packets received\
+    |stock: usb has QEMU USB Tablet|stock: usb reads content of the usb stick";
 
 /// Gives the devices to vfio and the rest of the line a limit of locked memory that a VM fits into.
 const BIND: &str = "modprobe -a vfio-pci vfio_iommu_type1 || exit 1
@@ -32,39 +42,81 @@ for device in $CASEMATE_ASSIGN; do
     echo $device > /sys/bus/pci/drivers_probe
 done
 ulimit -l unlimited
-exec stock --test-threads 1 host_devices";
+exec stock --test-threads 1 --nocapture host_devices";
+
+/// Run the vmm's tests with a distribution's own kernels and with host devices in a lab.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only a part.
+    #[arg(value_enum)]
+    only: Option<Part>,
+    /// More words for the guests' kernels.
+    #[arg(long, default_value = "")]
+    cmdline: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Kernels, processors and disks that come and go, as the ordinary user.
+    Kernels,
+    /// Devices of the host, as root.
+    Devices,
+}
 
 /// Builds the tests and the monitor, boots a lab with an IOMMU, and runs them there: as the ordinary user, and those
 /// with host devices as root.
-pub(super) fn run() -> Result<()> {
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let payload = tempfile::tempdir()?;
     lay_out(payload.path())?;
-    let disk = payload.path().join("nvme.img");
-    fs::write(&disk, "content of the nvme disk\n")?;
-    fs::File::options()
-        .write(true)
-        .open(&disk)?
-        .set_len(16 << 20)?;
+    let disk = |name: &str| -> Result<PathBuf> {
+        let path = payload.path().join(format!("{name}.img"));
+        let mut content = format!("content of the {name}\n").into_bytes();
+        // What is copied should not be all zeroes.
+        content.extend(
+            (0..4 << 20).map(|place: u32| place.wrapping_mul(0x9e37_79b9).to_le_bytes()[3]),
+        );
+        content.resize(16 << 20, 0);
+        fs::write(&path, content)?;
+        Ok(path)
+    };
+    let (nvme, stick) = (disk("nvme disk")?, disk("usb stick")?);
     let lab = Lab::start(&Options {
         share: Some(payload.path().to_owned()),
         guest_program: Some(build_lab_guest()?),
-        extra: devices(&disk),
+        extra: devices(&nvme, &stick),
         ..Options::default()
     })?;
-    let without = ["stock", "--test-threads", "1", "--skip", "host_devices"];
-    check(lab.command("user", &without))?;
-    let with = lab.command("root", &["sh", "-c", BIND]);
-    let with = with.env("CASEMATE_ASSIGN", DEVICES);
-    check(with.env("CASEMATE_ASSIGN_SAYS", SAYS))?;
-    lab.shut_down()
+    let began = Instant::now();
+    let mut result = Ok(());
+    if arguments.only != Some(Part::Devices) {
+        let mut words = vec!["stock", "--test-threads", "1", "--nocapture"];
+        words.extend(["--skip", "host_devices"]);
+        result = check(lab.command("user", &words), arguments);
+        println!("lab stock: kernels: {:.0} s", began.elapsed().as_secs_f64());
+    }
+    if arguments.only != Some(Part::Kernels) {
+        let began = Instant::now();
+        let with = lab.command("root", &["sh", "-c", BIND]);
+        let with = with.env("CASEMATE_ASSIGN", DEVICES);
+        let devices = check(with.env("CASEMATE_ASSIGN_SAYS", SAYS), arguments);
+        println!("lab stock: devices: {:.0} s", began.elapsed().as_secs_f64());
+        if devices.is_err() {
+            let said = lab.text("root", &["sh", "-c", "dmesg | tail -n 60"]);
+            println!("the lab's kernel says:\n{}", said.unwrap_or_default());
+        }
+        result = result.and(devices);
+    }
+    lab.shut_down()?;
+    result
 }
 
 /// Arguments of QEMU for an IOMMU and three devices.
-fn devices(disk: &Path) -> Vec<String> {
-    let drive = format!(
-        "if=none,id=stock-disk,format=raw,snapshot=on,file={}",
-        disk.display()
-    );
+fn devices(nvme: &Path, stick: &Path) -> Vec<String> {
+    let drive = |id: &str, file: &Path| {
+        let file = file.display().to_string().replace(',', ",,");
+        format!("if=none,id={id},format=raw,snapshot=on,file={file}")
+    };
+    let (nvme, stick) = (drive("stock-disk", nvme), drive("stock-stick", stick));
     let words = [
         "-device",
         "amd-iommu,intremap=on",
@@ -73,7 +125,7 @@ fn devices(disk: &Path) -> Vec<String> {
         "-device",
         "e1000e,netdev=stock-net,addr=0x10",
         "-drive",
-        &drive,
+        &nvme,
         "-device",
         "nvme,drive=stock-disk,serial=stock,addr=0x11",
         "-device",
@@ -82,13 +134,18 @@ fn devices(disk: &Path) -> Vec<String> {
         "qemu-xhci,id=stock-usb,bus=stock-port",
         "-device",
         "usb-tablet,bus=stock-usb.0",
+        "-drive",
+        &stick,
+        "-device",
+        "usb-storage,bus=stock-usb.0,drive=stock-stick",
     ];
     words.map(str::to_owned).to_vec()
 }
 
 /// Runs tests in the lab; a test that finds nothing to do is a failure here.
-fn check(tests: casemate_lab::Command) -> Result<()> {
+fn check(tests: casemate_lab::Command, arguments: &Arguments) -> Result<()> {
     let tests = tests
+        .env("CASEMATE_STOCK_CMDLINE", &arguments.cmdline)
         .env("CASEMATE_STOCK", "/payload/stock")
         .env("CASEMATE_VMM", "/payload/bin/casemate-vmm")
         .spawn()?;

@@ -11,25 +11,39 @@ echo "stock: model $($b sed -n 's/^model name.*: //p' /proc/cpuinfo | $b head -n
 echo "stock: flags $($b sed -n 's/^flags.*: //p' /proc/cpuinfo | $b head -n 1)"
 $b dmesg | $b grep 'ACPI.*\(Error\|Exception\|Warning\)' | $b sed 's/^/stock: complaint /'
 echo "stock: cpus $($b grep -c ^processor /proc/cpuinfo)"
-# Host devices, if there are any: each says what it has done.
+# Host devices, if there are any: each says what it has done. What is missing, the kernel may know of.
+complain() { $b dmesg | $b grep -i "$1" | $b sed 's/^/stock: kernel: /'; }
 for disk in /dev/nvme?n1; do
-    [ -b "$disk" ] && echo "stock: nvme reads $($b head -n 1 "$disk")"
+    [ -b "$disk" ] || continue
+    echo "stock: nvme reads $($b head -n 1 "$disk")"
+    # To the second half and back, past the page cache.
+    $b dd if="$disk" of=/first bs=64k count=64 2> /dev/null
+    $b dd if=/first of="$disk" bs=64k seek=128 count=64 conv=notrunc,fsync 2> /dev/null
+    echo 3 > /proc/sys/vm/drop_caches
+    $b dd if="$disk" of=/second bs=64k skip=128 count=64 2> /dev/null
+    $b cmp /first /second && echo "stock: nvme has copied $($b wc -c < /second) bytes"
+    $b rm -f /first /second
 done
 if [ -e /sys/class/net/eth0 ]; then
     $b ifconfig eth0 10.0.2.15 up
     try=0
     while ! $b ping -c 1 -W 1 10.0.2.2 > /dev/null && [ $try -lt 60 ]; do try=$((try + 1)); done
-    $b ping -c 1 -W 5 10.0.2.2 > /dev/null && echo "stock: network answers"
+    echo "stock: network: $($b ping -c 5 -s 1400 -W 5 10.0.2.2 | $b grep received)"
 fi
 if [ -e /sys/bus/usb/devices/usb1 ]; then
     try=0
-    while [ $try -lt 100 ] && ! $b cat /sys/bus/usb/devices/*-*/product > /dev/null 2>&1; do
+    while [ $try -lt 100 ] && ! [ -b /dev/sda ]; do
         $b usleep 200000
         try=$((try + 1))
     done
     for product in /sys/bus/usb/devices/*-*/product; do
-        echo "stock: usb has $($b cat "$product")"
+        [ -e "$product" ] && echo "stock: usb has $($b cat "$product")"
     done
+    if [ -b /dev/sda ]; then
+        echo "stock: usb reads $($b head -n 1 /dev/sda)"
+    else
+        complain 'usb\|xhci'
+    fi
 fi
 host_device() {
     for place in /sys/class/net/eth0 /sys/class/nvme/nvme0 /sys/bus/usb/devices/usb1; do
