@@ -119,6 +119,10 @@ fn serve(launch: &Launch) -> Result<ExitCode> {
                         let what = "a stand-in has no slots".to_owned();
                         say(socket, &Event::Failed { what })?;
                     }
+                    Action::SetBalloon { .. } | Action::HintFreePages | Action::AskBalloon => {
+                        let what = "a stand-in has no balloon".to_owned();
+                        say(socket, &Event::Failed { what })?;
+                    }
                     Action::AttachLink { kind } => {
                         let link = packet.descriptors.pop().context("no descriptor")?;
                         links.retain(|(old, _)| *old != kind);

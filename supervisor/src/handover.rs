@@ -94,8 +94,7 @@ pub(crate) fn describe(
         console_log: files.add(ends.console_log),
         control: files.add(ends.control),
         networks: Vec::new(),
-        // Off until series of boots with a real guest have shown it harmless: see docs/protocols/vmm.md, Balloon.
-        balloon: false,
+        balloon: true,
         restore: None,
         assigned: None,
         links: vec![

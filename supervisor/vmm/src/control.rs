@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use casemate_devices::balloon::{BalloonHandle, PAGE};
 use casemate_devices::event_loop::{EventLoop, Interest, Ready, Registrar, Subscriber};
 use casemate_devices::vsock::VsockHandle;
 use casemate_link::{Error as LinkError, Packet, PacketSocket};
-use casemate_vm::VmClass;
+use casemate_vm::{Mebibytes, RamSize, VmClass};
 use casemate_vmm_control::{
     Action, Event, MAX_CONTROL, Phase, SnapshotKey, StopReason, decode, encode,
 };
@@ -42,6 +43,10 @@ pub(crate) struct Control(Arc<Mutex<Server>>);
 pub(crate) struct Reach {
     /// What the VM can be.
     pub(crate) class: VmClass,
+    /// Guest memory.
+    pub(crate) ram: RamSize,
+    /// Asks for memory, when the guest has a balloon.
+    pub(crate) balloon: Option<BalloonHandle>,
     /// Attaches links.
     pub(crate) vsock: VsockHandle,
     /// Presses the power button.
@@ -212,6 +217,18 @@ impl Server {
                 };
                 self.send(&event);
             }
+            Ok(Action::SetBalloon { target }) => {
+                let event = self.set_balloon(target);
+                self.send(&event);
+            }
+            Ok(Action::HintFreePages) => {
+                let event = self.balloon(BalloonHandle::start_hinting);
+                self.send(&event);
+            }
+            Ok(Action::AskBalloon) => {
+                let event = self.balloon(|_| ());
+                self.send(&event);
+            }
             Ok(Action::Kill) => self.stop.ask(StopReason::Killed),
             Err(error) => {
                 tracing::warn!(%error, "control message");
@@ -236,6 +253,35 @@ impl Server {
         self.saver
             .save(&self.vcpus, key.bytes(), &state, &memory)
             .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+    }
+
+    fn set_balloon(&self, target: Mebibytes) -> Event {
+        let bytes = u64::from(target.0) << 20;
+        let ram = self.reach.ram.bytes();
+        match u32::try_from(bytes / PAGE) {
+            Ok(pages) if bytes <= ram => self.balloon(|balloon| balloon.set_target(pages)),
+            _ => failed(&format!(
+                "the guest has {} MiB of memory and cannot give {}",
+                ram >> 20,
+                target.0
+            )),
+        }
+    }
+
+    /// Does something with the balloon and says how it stands.
+    fn balloon(&self, act: impl FnOnce(&BalloonHandle)) -> Event {
+        let Some(balloon) = &self.reach.balloon else {
+            return failed("this VM has no balloon");
+        };
+        act(balloon);
+        let mebibytes = |bytes: u64| Mebibytes(u32::try_from(bytes >> 20).unwrap_or(u32::MAX));
+        let pages = |pages: u32| mebibytes(u64::from(pages).saturating_mul(PAGE));
+        Event::Balloon {
+            target: pages(balloon.target()),
+            actual: pages(balloon.actual()),
+            given: mebibytes(balloon.given()),
+            rounds: balloon.rounds(),
+        }
     }
 
     /// Says why an action was not taken, if it was not.

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use casemate_devices::balloon::Balloon;
+use casemate_devices::balloon::{Balloon, BalloonHandle};
 use casemate_devices::blk::{Access, Block, Disk, Overlay, RawDisk, Serial as DiskSerial};
 use casemate_devices::bus::{Bus, BusDevice};
 use casemate_devices::console::{Console, ConsoleSink, RingFile};
@@ -64,6 +64,8 @@ pub(crate) struct Devices {
     pub(crate) port_bus: Arc<Bus>,
     /// Attaches links later.
     pub(crate) vsock: VsockHandle,
+    /// Asks for memory, when there is a balloon.
+    pub(crate) balloon: Option<BalloonHandle>,
     /// Presses the power button.
     pub(crate) power_button: Line,
     /// Adds and removes devices later.
@@ -116,8 +118,10 @@ pub(crate) fn assemble(
     for (mac, wire) in peripherals.networks {
         add_virtio(&root, Net::new(mac, wire), main_loop, &services)?;
     }
+    let mut balloon_handle = None;
     if peripherals.balloon {
         let balloon = Balloon::new().context("balloon")?;
+        balloon_handle = Some(balloon.handle());
         add_virtio(&root, balloon, main_loop, &services)?;
     }
     let rng = Rng::new(Box::new(MonotonicClock::new())).context("random number device")?;
@@ -190,6 +194,7 @@ pub(crate) fn assemble(
         memory_bus,
         port_bus,
         vsock: handle,
+        balloon: balloon_handle,
         power_button: Line::new(&machine.vm, layout::POWER_BUTTON_GSI).context("power button")?,
         plugs,
         plug_loop,

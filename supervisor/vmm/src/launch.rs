@@ -172,6 +172,8 @@ fn run_inside(
             power_button: devices.power_button,
             plugs: devices.plugs,
             class: launch.class,
+            ram: launch.memory,
+            balloon: devices.balloon,
         },
         Arc::clone(&vcpus),
         saver,

@@ -19,7 +19,7 @@ mod vm;
 use std::fs;
 use std::os::fd::AsFd as _;
 
-use casemate_vm::VmClass;
+use casemate_vm::{Mebibytes, VmClass};
 use casemate_vmm_control::{
     Action, Assigned, Event, KernelFormat, Launch, Phase, StopReason, encode,
 };
@@ -158,6 +158,80 @@ fn a_paused_vm_can_be_killed() {
     let reason = StopReason::Killed;
     assert_eq!(vm.event(), Event::Stopped { reason });
     assert_eq!(vm.wait(), Some(0));
+}
+
+#[test]
+fn a_balloon_is_asked_for_memory_and_says_how_it_stands() {
+    if !vm::has_kvm() {
+        return;
+    }
+    let stands = |target| Event::Balloon {
+        target: Mebibytes(target),
+        actual: Mebibytes(0),
+        given: Mebibytes(0),
+        rounds: 0,
+    };
+    // A guest without a driver for it, which gives nothing.
+    let parts = Parts::full(&payload::elf(payload::WINDOW_SLOT_OF_FULL));
+    let vm = Vm::start(&parts);
+    let ram = parts.launch().memory.bytes() >> 20;
+    let all = u32::try_from(ram).expect("small");
+    for (action, answer) in [
+        (Action::AskBalloon, Some(0)),
+        (
+            Action::SetBalloon {
+                target: Mebibytes(16),
+            },
+            Some(16),
+        ),
+        (
+            Action::SetBalloon {
+                target: Mebibytes(all),
+            },
+            Some(all),
+        ),
+        (
+            Action::SetBalloon {
+                target: Mebibytes(all + 1),
+            },
+            None,
+        ),
+        (
+            Action::SetBalloon {
+                target: Mebibytes(u32::MAX),
+            },
+            None,
+        ),
+        (Action::HintFreePages, Some(all)),
+        (
+            Action::SetBalloon {
+                target: Mebibytes(0),
+            },
+            Some(0),
+        ),
+    ] {
+        vm.act(&action);
+        match (vm.event(), answer) {
+            (event, Some(target)) => assert_eq!(event, stands(target), "{action:?}"),
+            (Event::Failed { what }, None) => assert!(what.contains("64 MiB"), "{what}"),
+            (event, None) => panic!("{action:?} was answered by {event:?}"),
+        }
+    }
+    let bare = Parts::new(&payload::elf(WINDOW_SLOT));
+    let vm = Vm::start(&bare);
+    for action in [
+        Action::AskBalloon,
+        Action::HintFreePages,
+        Action::SetBalloon {
+            target: Mebibytes(1),
+        },
+    ] {
+        vm.act(&action);
+        let Event::Failed { what } = vm.event() else {
+            panic!("{action:?} was taken without a balloon");
+        };
+        assert!(what.contains("no balloon"), "{what}");
+    }
 }
 
 /// Vendor and device number in a PCI slot, as the guest reads them.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use casemate_vm::Mebibytes;
+
 use crate::{LinkKind, SnapshotKey};
 
 /// What the supervisor asks.
@@ -49,6 +51,19 @@ pub enum Action {
         /// Seals the state.
         key: SnapshotKey,
     },
+    /// Asks the guest to give so much of its memory back in all; less than before lets it have some again. It does so
+    /// as far as it can, in its own time. Answered by [`Event::Balloon`], or by [`Event::Failed`] without a balloon or
+    /// for more than the guest has. Legal in [`Phase::Running`] and [`Phase::Paused`], where the guest hears of it when
+    /// it is resumed.
+    SetBalloon {
+        /// What the guest shall have given.
+        target: Mebibytes,
+    },
+    /// Asks the guest to name each free page once, whose memory is given back then; for instance before a snapshot. The
+    /// round has ended when [`Event::Balloon`] counts one more. Answered and legal as [`Action::SetBalloon`].
+    HintFreePages,
+    /// Asks how much memory the guest gave back. Answered as [`Action::SetBalloon`]; legal always.
+    AskBalloon,
     /// Ends the process at once. Legal always.
     Kill,
 }
@@ -64,6 +79,17 @@ pub enum Event {
         phase: Phase,
         /// Process id in the vmm's own pid namespace is meaningless outside; this one is the host's, when known.
         pid: Option<u32>,
+    },
+    /// What the guest gave back, in answer to the actions on its balloon.
+    Balloon {
+        /// What it was asked for.
+        target: Mebibytes,
+        /// What it says it gave for that: only a number of the guest's.
+        actual: Mebibytes,
+        /// What was given back to the host since the start, by any of the ways; it may have been used again.
+        given: Mebibytes,
+        /// Rounds of [`Action::HintFreePages`] that the guest has ended.
+        rounds: u32,
     },
     /// A device is on the bus and the guest has been told.
     DeviceAdded {

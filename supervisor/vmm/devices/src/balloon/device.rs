@@ -78,6 +78,11 @@ impl BalloonHandle {
         self.wake();
     }
 
+    /// Pages that the guest is asked to give.
+    pub fn target(&self) -> u32 {
+        self.wishes.target.load(Ordering::Relaxed)
+    }
+
     /// Asks the guest to name every free page once, for instance before a snapshot. [`BalloonHandle::rounds`] counts up
     /// when it has; a guest without a driver never does.
     pub fn start_hinting(&self) {
