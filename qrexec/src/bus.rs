@@ -1,6 +1,10 @@
 //! The broker on D-Bus: each method checks its words, asks the broker and maps the error.
 
-use std::sync::Arc;
+use std::{
+    io::ErrorKind,
+    os::{fd::OwnedFd as StdFd, unix::net::UnixStream},
+    sync::Arc,
+};
 
 use casemate_api::{CallStream, Decision, Error, Grant, LiveCall};
 use casemate_qrexec_wire::{CommandLine, Execute, ServiceCall, Work};
@@ -11,6 +15,7 @@ use crate::{
     audit::shown,
     broker::{ADMIN_NAME, AdminCallError, Broker},
     call::DEFAULT_USER,
+    errand::{self, MAX_INPUT},
     live::KillError,
     session::{Carrier, Link},
 };
@@ -79,6 +84,24 @@ impl QrexecBus {
             target: None,
         };
         self.call(name, user, work).await
+    }
+
+    async fn errand(&self, name: &str, service: &str, input: Vec<u8>) -> Result<i32, Error> {
+        if input.len() > MAX_INPUT {
+            return Err(Error::Usage(format!(
+                "the input of an errand has at most {MAX_INPUT} bytes"
+            )));
+        }
+        let CallStream { stream, .. } = self.call_service(name, "root", service).await?;
+        let stream = UnixStream::from(StdFd::from(stream));
+        errand::run(stream, &input)
+            .await
+            .map_err(|error| match error.kind() {
+                ErrorKind::TimedOut => {
+                    Error::TimedOut(format!("{service} in '{name}' did not end in time"))
+                }
+                _ => Error::Failed(format!("{service} in '{name}' was lost: {error}")),
+            })
     }
 
     async fn calls(&self) -> Vec<LiveCall> {

@@ -12,6 +12,7 @@ mod broker;
 mod bus;
 mod call;
 mod client;
+mod errand;
 mod grants;
 mod limits;
 mod live;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use casemate_link::PacketSocket;
-use casemate_vmm_control::{Action, Event, LinkKind, StopReason};
+use casemate_vmm_control::{Action, Event, LinkKind, Phase, StopReason};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 
 use crate::{
@@ -54,6 +54,8 @@ pub(crate) struct Machine {
     unanswered: u32,
     events: u32,
     ending: Option<Ending>,
+    /// Whether its vCPUs shall stand still.
+    held: bool,
     /// Set when the control socket was closed or its protocol broken.
     lost: Option<Instant>,
 }
@@ -63,6 +65,8 @@ pub(crate) struct Machine {
 pub(crate) enum Occurrence {
     Ended(Ending),
     Misbehaved(String),
+    /// Its vCPUs stand still, as was asked; may be told more than once.
+    StandsStill,
 }
 
 impl Machine {
@@ -86,6 +90,7 @@ impl Machine {
             unanswered: 0,
             events: 0,
             ending: None,
+            held: false,
             lost: None,
         }
     }
@@ -124,6 +129,18 @@ impl Machine {
         self.control.send(&Action::PowerButton, &[])
     }
 
+    /// Makes its vCPUs stand still; [`Occurrence::StandsStill`] comes when they do.
+    pub(crate) fn hold(&mut self) -> io::Result<()> {
+        self.held = true;
+        self.control.send(&Action::Pause, &[])
+    }
+
+    /// Lets its vCPUs go on.
+    pub(crate) fn release(&mut self) -> io::Result<()> {
+        self.held = false;
+        self.control.send(&Action::Resume, &[])
+    }
+
     /// Ends it at once.
     pub(crate) fn kill(&self) {
         match &self.process {
@@ -151,8 +168,26 @@ impl Machine {
             return Some(self.misbehaved("it flooded its control socket"));
         }
         match event {
+            Ok(Event::State {
+                phase: Phase::Paused,
+                ..
+            }) if self.held => return Some(Occurrence::StandsStill),
+            // A supervisor that held it has ended meanwhile, or this answer and our word to go on have crossed.
+            Ok(Event::State {
+                phase: Phase::Paused,
+                ..
+            }) => {
+                if let Err(error) = self.release() {
+                    tracing::warn!(vm = self.record.id.0, %error, "a VM stands still and cannot be told to go on");
+                }
+            }
             // Nothing is plugged into VMs yet: whoever does it will listen.
-            Ok(Event::State { .. } | Event::DeviceAdded { .. } | Event::DeviceRemoved { .. }) => {}
+            Ok(
+                Event::State { .. }
+                | Event::Balloon { .. }
+                | Event::DeviceAdded { .. }
+                | Event::DeviceRemoved { .. },
+            ) => {}
             Ok(Event::Stopped { reason }) => self.ending = Some(ending(reason)),
             Ok(Event::Failed { what }) => {
                 // The limit above bounds these lines as well; the text is a vmm's and may hold anything.
@@ -239,7 +274,7 @@ async fn ended(process: Option<&Process>) {
 #[cfg(test)]
 mod tests {
     use casemate_vm::{Label, VmId, VmKind, VmSpec};
-    use casemate_vmm_control::{Phase, encode};
+    use casemate_vmm_control::{MAX_CONTROL, decode, encode};
 
     use super::*;
     use crate::control::listen_at;
@@ -303,7 +338,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_of_the_protocol_ends_the_vmm_and_is_heard_once() {
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
-        let long = vec![b' '; casemate_vmm_control::MAX_CONTROL + 1];
+        let long = vec![b' '; MAX_CONTROL + 1];
         let cases: [(&[u8], &[_]); 5] = [
             (b"", &[reader.as_fd()]),
             (b"{}", &[]),
@@ -361,6 +396,38 @@ mod tests {
             occurrence = machine.next() => panic!("{occurrence:?}"),
             () = answering => {}
         }
+    }
+
+    #[tokio::test]
+    async fn a_vm_is_held_and_released_and_never_left_standing_by_accident() {
+        const PAUSED: Event = Event::State {
+            phase: Phase::Paused,
+            pid: None,
+        };
+        let heard = |vmm: &PacketSocket| {
+            let packet = vmm.receive(MAX_CONTROL).unwrap();
+            decode::<Action>(&packet.bytes, MAX_CONTROL).unwrap()
+        };
+        let (mut machine, vmm) = machine();
+        // As a new supervisor finds it when the old one ended at a bad moment.
+        say(&vmm, &PAUSED);
+        tokio::select! {
+            occurrence = machine.next() => panic!("{occurrence:?}"),
+            action = tokio::task::spawn_blocking({
+                let vmm = PacketSocket::from(vmm.as_fd().try_clone_to_owned().unwrap());
+                move || heard(&vmm)
+            }) => assert_eq!(action.unwrap(), Action::Resume),
+        }
+        machine.hold().unwrap();
+        assert_eq!(heard(&vmm), Action::Pause);
+        say(&vmm, &RUNNING);
+        say(&vmm, &PAUSED);
+        assert!(matches!(machine.next().await, Occurrence::StandsStill));
+        machine.release().unwrap();
+        assert_eq!(heard(&vmm), Action::Resume);
+        say(&vmm, &RUNNING);
+        drop(vmm);
+        assert!(matches!(machine.next().await, Occurrence::Ended(_)));
     }
 
     /// A stopped process dies of a kill as any other, and its end is waited for.

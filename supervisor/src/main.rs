@@ -32,6 +32,7 @@ mod services;
 mod settings;
 mod spawn;
 mod sub_ids;
+mod suspend;
 mod templates;
 mod volumes;
 mod watched;

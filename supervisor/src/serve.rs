@@ -23,7 +23,7 @@ use tokio::{
 };
 use zbus::MessageStream;
 
-use crate::{adopt, bus::SupervisorBus, house::House, paths::Paths, settings::Settings};
+use crate::{adopt, bus::SupervisorBus, house::House, paths::Paths, settings::Settings, suspend};
 
 /// Clients at a time. Programs of one user; the number only keeps a runaway script from using up all descriptors.
 const MAX_CLIENTS: usize = 256;
@@ -50,6 +50,7 @@ pub(crate) async fn serve() -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         result = accept(listener, &house) => result?,
+        never = suspend::follow(Arc::clone(&house)) => match never {},
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

@@ -1,6 +1,8 @@
 //! The lives of VMs, with a real supervisor and real sockets; only the vmm and the two services are fake.
 
 mod fixture;
+#[path = "lifecycle/sleep.rs"]
+mod sleep;
 
 use std::{fs, io::Read};
 

@@ -41,7 +41,13 @@ const PACKAGES: [(&str, &[&str]); 4] = [
     ),
     (
         "native tests with real programs",
-        &["xkb-data", "fonts-dejavu-core", "foot", "gtk-4-examples"],
+        &[
+            "xkb-data",
+            "fonts-dejavu-core",
+            "foot",
+            "gtk-4-examples",
+            "dbus-daemon",
+        ],
     ),
     ("the lab", &["qemu-system-x86", "qemu-utils"]),
 ];

@@ -92,6 +92,9 @@ pub trait Qrexec1 {
     fn run_command(&self, name: &str, user: &str, command: &str) -> Result<CallStream, Error>;
     /// Calls a service in a VM as the admin domain.
     fn call_service(&self, name: &str, user: &str, service: &str) -> Result<CallStream, Error>;
+    /// Calls a service in a VM as the admin domain and as root, with `input` (at most 4096 bytes) on its stdin; returns its
+    /// exit code. `TimedOut` when it does not end within 30 seconds.
+    fn errand(&self, name: &str, service: &str, input: &[u8]) -> Result<i32, Error>;
     /// Every call that has not ended, oldest first.
     fn calls(&self) -> Result<Vec<LiveCall>, Error>;
     /// Ends a call: one that waits is refused, one that runs is cut off at both ends. `NotFound` for one that is not

@@ -1,37 +1,15 @@
 //! Times and sizes between people and programs.
 
 use casemate_vm::Mebibytes;
+use jiff::Timestamp;
 
-/// Seconds since 1970 as `YYYY-MM-DD HH:MM:SS`, in UTC.
+/// Seconds since 1970 as `YYYY-MM-DD HH:MM:SS`, in UTC; the number itself where there is no such date.
 pub(crate) fn time(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
-}
-
-/// The Gregorian date of a day counted from 1970-01-01: eras of 400 years that begin on the first of March, so that
-/// the leap day is the last of a year.
-fn civil(days: u64) -> (u64, u64, u64) {
-    const DAYS_BEFORE_1970: u64 = 719_468;
-    const ERA: u64 = 146_097;
-    let days = days + DAYS_BEFORE_1970;
-    let (era, of_era) = (days / ERA, days % ERA);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
+    let time = i64::try_from(seconds).ok().map(Timestamp::from_second);
+    match time {
+        Some(Ok(time)) => time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        _ => seconds.to_string(),
+    }
 }
 
 /// An amount as a person types it: `512`, `512M`, `2G`; a bare number is MiB.
@@ -62,6 +40,7 @@ mod tests {
             (951_868_799, "2000-02-29 23:59:59"),
             (1_704_067_200, "2024-01-01 00:00:00"),
             (4_107_542_400, "2100-03-01 00:00:00"),
+            (u64::MAX, "18446744073709551615"),
         ] {
             assert_eq!(time(seconds), text);
         }

@@ -50,6 +50,10 @@ pub(super) enum Mail {
     Attach(LinkKind),
     /// The service of this kind knows the VM, or could not be told.
     Settled(LinkKind),
+    /// Its vCPUs shall stand still; answered when they do, or when nothing runs.
+    Hold(oneshot::Sender<Result<(), Refusal>>),
+    /// Its vCPUs may go on.
+    Release,
     /// A disposable ends with this call of the broker.
     EndsWithCall(u64),
 }
@@ -69,6 +73,27 @@ impl Handle {
     pub(crate) async fn ends_with_call(&self, call: u64) {
         // A driver that has ended needs no record of it.
         let _ = self.mailbox.send(Mail::EndsWithCall(call)).await;
+    }
+
+    /// Makes the VM stand still until [`Handle::release`]; returns when it does, or when nothing of it runs.
+    pub(crate) async fn hold(&self) -> Result<(), Refusal> {
+        let (answer, answered) = oneshot::channel();
+        if self.mailbox.send(Mail::Hold(answer)).await.is_err() {
+            return Ok(());
+        }
+        // Dropped with a driver that ends, and then nothing runs.
+        answered.await.unwrap_or(Ok(()))
+    }
+
+    /// Lets the VM go on.
+    pub(crate) async fn release(&self) {
+        // A driver that has ended has nothing that stands still.
+        let _ = self.mailbox.send(Mail::Release).await;
+    }
+
+    /// Whether its agent has reported and it has not ended.
+    pub(crate) fn is_running(&self) -> bool {
+        self.view.borrow().state == VmState::Running
     }
 
     pub(crate) fn view(&self) -> View {

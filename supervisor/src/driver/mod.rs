@@ -42,6 +42,8 @@ struct Driver {
     machine: Option<Machine>,
     job: Option<BoxFuture<'static, Done>>,
     deadline: Option<Instant>,
+    /// Wait until the VM stands still.
+    holders: Vec<oneshot::Sender<Result<(), Refusal>>>,
     /// Something that is wrong with a VM that runs on.
     note: String,
 }
@@ -82,6 +84,7 @@ pub(crate) fn spawn(
         machine,
         job: None,
         deadline: None,
+        holders: Vec::new(),
         note: String::new(),
     };
     // Before the task runs, so that nobody sees an adopted VM without its machine.
@@ -128,13 +131,18 @@ impl Driver {
                 self.job = None;
                 Some(self.done(done))
             }
-            occurrence = next_occurrence(&mut self.machine) => Some(match occurrence {
+            occurrence = next_occurrence(&mut self.machine) => match occurrence {
                 Occurrence::Ended(ending) => {
                     self.machine = None;
-                    Input::ProcessEnded(ending)
+                    self.stands_still();
+                    Some(Input::ProcessEnded(ending))
                 }
-                Occurrence::Misbehaved(what) => Input::Misbehaved(what),
-            }),
+                Occurrence::Misbehaved(what) => Some(Input::Misbehaved(what)),
+                Occurrence::StandsStill => {
+                    self.stands_still();
+                    None
+                }
+            },
             () = at(self.deadline) => {
                 self.deadline = None;
                 Some(Input::StopDeadline)
@@ -169,6 +177,16 @@ impl Driver {
                 joint.settling = false;
                 if std::mem::take(&mut joint.changed) {
                     self.check_attachment(kind);
+                }
+                None
+            }
+            Mail::Hold(answer) => {
+                self.hold(answer);
+                None
+            }
+            Mail::Release => {
+                if let Some(Err(error)) = self.machine.as_mut().map(Machine::release) {
+                    tracing::warn!(vm = %self.name, %error, "it cannot be told to go on");
                 }
                 None
             }
@@ -238,6 +256,24 @@ impl Driver {
         if let Some(Err(error)) = pressed {
             tracing::warn!(vm = %self.name, %error, "the power button could not be pressed");
             self.arm(Duration::ZERO);
+        }
+    }
+
+    fn hold(&mut self, answer: oneshot::Sender<Result<(), Refusal>>) {
+        match self.machine.as_mut().map(Machine::hold) {
+            Some(Ok(())) => self.holders.push(answer),
+            // Whoever has stopped waiting needs no answer.
+            Some(Err(error)) => drop(answer.send(Err(Refusal::io(
+                format!("'{}' cannot be told to stand still", self.name),
+                &error,
+            )))),
+            None => drop(answer.send(Ok(()))),
+        }
+    }
+
+    fn stands_still(&mut self) {
+        for holder in self.holders.drain(..) {
+            let _ = holder.send(Ok(()));
         }
     }
 
