@@ -21,7 +21,7 @@ use casemate_qrexec_wire::{
     ToAgent, Version, Work, limits::MAX_DATA_CHUNK,
 };
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
 
@@ -202,7 +202,7 @@ fn exchange(stream: UnixStream, broker: UnixStream, with_stdin: bool) -> u8 {
             if let Some(version) = decoder.version()
                 && let Some(writer) = input.take()
             {
-                thread::spawn(move || send(writer, version));
+                send(Sender::new(writer, version));
             }
             broker.wait(&reader)?;
             let read = reader.read(&mut piece)?;
@@ -218,16 +218,37 @@ fn exchange(stream: UnixStream, broker: UnixStream, with_stdin: bool) -> u8 {
     })
 }
 
+/// Sends our stdin. Most calls have none, and its end needs no thread; a first frame fits into the stream. A service that
+/// takes no input, or an input that cannot be read, is no reason not to hear what the service says.
+fn send(mut sender: Sender) {
+    let input = io::stdin();
+    let mut fds = [PollFd::new(&input, PollFlags::IN)];
+    let at_once = poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
+    if !at_once || sender.next().unwrap_or(false) {
+        thread::spawn(move || while sender.next().unwrap_or(false) {});
+    }
+}
+
 /// Our stdin, frame by frame; header and body in one write.
-fn send(mut stream: UnixStream, version: Version) -> io::Result<()> {
-    let mut input = io::stdin().lock();
-    let max = version.max_data_chunk();
-    let mut frame = vec![0; Header::LEN + max];
-    loop {
-        let body = frame.get_mut(Header::LEN..).unwrap_or_default();
-        let read = match input.read(body) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            read => read?,
+struct Sender {
+    stream: UnixStream,
+    frame: Vec<u8>,
+}
+
+impl Sender {
+    fn new(stream: UnixStream, version: Version) -> Self {
+        let frame = vec![0; Header::LEN + version.max_data_chunk()];
+        Self { stream, frame }
+    }
+
+    /// Sends what can be read at once; says whether there may be more.
+    fn next(&mut self) -> io::Result<bool> {
+        let body = self.frame.get_mut(Header::LEN..).unwrap_or_default();
+        let read = loop {
+            match rustix::io::read(rustix::stdio::stdin(), &mut *body) {
+                Err(Errno::INTR) => {}
+                read => break read?,
+            }
         };
         let len = u32::try_from(read).unwrap_or_default();
         let header = Header {
@@ -235,13 +256,12 @@ fn send(mut stream: UnixStream, version: Version) -> io::Result<()> {
             len,
         }
         .encode();
-        if let Some(place) = frame.first_chunk_mut() {
+        if let Some(place) = self.frame.first_chunk_mut() {
             *place = header;
         }
-        stream.write_all(frame.get(..Header::LEN + read).unwrap_or_default())?;
-        if read == 0 {
-            return Ok(());
-        }
+        let whole = self.frame.get(..Header::LEN + read).unwrap_or_default();
+        self.stream.write_all(whole)?;
+        Ok(read > 0)
     }
 }
 
