@@ -220,7 +220,7 @@ impl Broker {
                 return false;
             };
             let request = Request {
-                source: &grant.key.source.name,
+                source: grant.key.judged(),
                 target: &grant.key.requested,
                 service: call.service(),
                 argument: call.argument(),

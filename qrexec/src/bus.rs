@@ -129,7 +129,7 @@ impl QrexecBus {
         let grants = self.0.grants().await;
         let show = |(grant, left): (crate::grants::Grant, std::time::Duration)| Grant {
             id: grant.id,
-            source: grant.key.source.name,
+            source: grant.key.judged().to_owned(),
             requested: grant.key.requested,
             target: grant.chosen.destination().to_string(),
             service: shown(&grant.key.service),

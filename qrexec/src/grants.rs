@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use casemate_policy::Destination;
+use casemate_vm::VmName;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::limits::{GRANT_LIFE, MAX_GRANTS};
@@ -45,10 +46,20 @@ pub(crate) struct Instance {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) source: Instance,
+    /// The remote VM that the source speaks for.
+    pub(crate) remote: Option<VmName>,
     /// With its argument, all of it.
     pub(crate) service: String,
     /// What the caller asked for, which the person saw.
     pub(crate) requested: String,
+}
+
+impl Key {
+    /// Who is judged.
+    pub(crate) fn judged(&self) -> &str {
+        let remote = self.remote.as_ref().map(VmName::as_str);
+        remote.unwrap_or(&self.source.name)
+    }
 }
 
 /// Where such calls may go.
@@ -196,6 +207,7 @@ mod tests {
     fn key(source: u64, service: u64) -> Key {
         Key {
             source: instance(source),
+            remote: None,
             service: format!("s+{service}"),
             requested: String::new(),
         }
@@ -218,6 +230,10 @@ mod tests {
             key(1, 2),
             Key {
                 requested: "vm2".to_owned(),
+                ..key(1, 1)
+            },
+            Key {
+                remote: "far".parse().ok(),
                 ..key(1, 1)
             },
             // The same VM started again.

@@ -13,6 +13,7 @@ use std::{
 use casemate_api::{AskTarget, Question};
 use casemate_policy::{Destination, Facts, Request, Verdict};
 use casemate_qrexec_wire::{ServiceCall, Target};
+use casemate_vm::VmName;
 use rustix::{
     buffer::spare_capacity,
     net::{RecvFlags, SendFlags, recv, send},
@@ -28,6 +29,7 @@ use tokio::{
 use crate::{
     audit::{Entry, Outcome, shown},
     broker::Broker,
+    call::relay,
 };
 
 /// Longest question: the longest service and room for the rest. Stops a client from filling the memory.
@@ -54,8 +56,9 @@ struct Asked {
     source: Option<String>,
     target: Option<String>,
     call: Option<String>,
+    /// The remote VM that the source speaks for.
+    remote: Option<String>,
     assume_yes: bool,
-    for_another: bool,
     just_evaluate: bool,
 }
 
@@ -85,9 +88,8 @@ impl Asked {
                 return None;
             }
         }
-        // For whom a relay speaks, and no VM is one.
-        asked.for_another =
-            requested_source.is_some_and(|of| !of.is_empty() && Some(&of) != asked.source.as_ref());
+        asked.remote =
+            requested_source.filter(|of| !of.is_empty() && Some(of) != asked.source.as_ref());
         asked.assume_yes = flags.0.unwrap_or_default();
         asked.just_evaluate = flags.1.unwrap_or_default();
         (asked.source.is_some() && asked.target.is_some() && asked.call.is_some()).then_some(asked)
@@ -203,10 +205,6 @@ async fn judge(
     broker: &Broker,
     entry: &mut Entry,
 ) -> Option<String> {
-    if asked.for_another {
-        "the caller speaks for another, and no VM here is a relay".clone_into(&mut entry.reason);
-        return None;
-    }
     let facts = match broker.peers.facts().await {
         Ok(facts) => facts,
         Err(error) => {
@@ -215,8 +213,20 @@ async fn judge(
         }
     };
     let policy = broker.policy().await;
+    let remote = match &asked.remote {
+        None => None,
+        Some(claimed) => match relay::spoken_for(&facts, source, claimed) {
+            Ok(remote) => Some(remote),
+            Err(reason) => {
+                entry.reason = reason;
+                return None;
+            }
+        },
+    };
+    let judged = remote.as_ref().map_or(source, VmName::as_str);
+    entry.source = shown(judged);
     let request = Request {
-        source,
+        source: judged,
         target: requested.as_str(),
         service: call.service(),
         argument: call.argument(),
@@ -249,7 +259,7 @@ async fn judge(
             } else if asked.just_evaluate {
                 None
             } else {
-                choose(source, call, &targets, default.as_ref(), broker).await
+                choose((source, judged), call, &targets, default.as_ref(), broker).await
             };
             (entry.outcome, entry.reason) = match (&chosen, asked.assume_yes) {
                 (Some(_), true) => (Outcome::Allow, "a yes was to be assumed".to_owned()),
@@ -264,17 +274,35 @@ async fn judge(
         }
     };
     entry.target = target.to_string();
+    let via = match relay::relayed(&facts, &target, &request) {
+        Ok(via) => via,
+        Err(reason) => {
+            (entry.outcome, entry.reason) = (Outcome::Failed, reason);
+            return None;
+        }
+    };
+    let (target, user) = match &via {
+        Some(via) => (Destination::Vm(via.relay.to_string()), None),
+        None => (target, user),
+    };
     let uuid = uuid(&facts, &target).unwrap_or_default();
-    Some(format!(
+    let mut lines = format!(
         "user={}\nresult=allow\ntarget={target}\ntarget_uuid={uuid}\nautostart={}\nrequested_target={requested}\n",
         user.as_deref().unwrap_or("DEFAULT"),
         if autostart { "True" } else { "False" },
-    ))
+    );
+    if let Some(via) = &via {
+        lines += &format!("service={}\n", via.service);
+    }
+    if let Some(remote) = &remote {
+        lines += &format!("policy_source={remote}\n");
+    }
+    Some(lines)
 }
 
 /// Asks the person, within what the source may ask; whoever is no VM of ours shares one allowance with all such.
 async fn choose(
-    source: &str,
+    (source, judged): (&str, &str),
     call: &ServiceCall,
     targets: &[Destination],
     default: Option<&Destination>,
@@ -285,7 +313,7 @@ async fn choose(
         label: "gray".to_owned(),
     };
     let question = Question {
-        source: gray(source.to_owned()),
+        source: gray(judged.to_owned()),
         service: call.service().to_owned(),
         argument: shown(call.argument()),
         targets: targets
@@ -312,7 +340,99 @@ fn uuid<'f>(facts: &'f Facts, target: &Destination) -> Option<&'f str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::{
+        alone::{Alone, Asking},
+        arguments::Reply,
+        audit::Audit,
+        peers::Peers,
+    };
+
+    const FACTS: &str = r#"{"domains":{
+        "work": {"type": "AppVM", "power_state": "Running", "uuid": "w"},
+        "vault": {"type": "AppVM", "power_state": "Running", "uuid": "v"},
+        "far": {"type": "RemoteVM", "power_state": "Running", "uuid": "f", "relayvm": "work", "transport_rpc": "x.Carry"},
+        "lost": {"type": "RemoteVM", "power_state": "Running"}}}"#;
+
+    #[tokio::test]
+    async fn a_relay_asks_for_its_remote_vm_and_is_asked_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let facts = dir.path().join("facts");
+        fs::write(&facts, FACTS).unwrap();
+        let policy = dir.path().join("policy");
+        fs::create_dir(&policy).unwrap();
+        let rules = "mail * far vault allow\nmail * vault @anyvm allow user=root\n";
+        fs::write(policy.join("10-test.policy"), rules).unwrap();
+        let broker = Broker::new(
+            Peers::Alone(Alone::new(facts, Asking::Standing(Reply::Deny))),
+            vec![policy],
+            Audit::open(dir.path()).unwrap(),
+        );
+        let ask = async |source: &str, remote: &str, target: &str| {
+            let text = format!(
+                "source={source}\nrequested_source={remote}\nintended_target={target}\nservice_and_arg=mail+a"
+            );
+            answer(&Asked::parse(&text).unwrap(), &broker).await
+        };
+        let allowed = |user: &str, target: &str, uuid: &str, requested: &str, more: &str| {
+            Some(format!(
+                "user={user}\nresult=allow\ntarget={target}\ntarget_uuid={uuid}\nautostart=True\n\
+                requested_target={requested}\n{more}"
+            ))
+        };
+        let of = "policy_source=far\n";
+        for (source, remote, target, answer) in [
+            (
+                "work",
+                "far",
+                "vault",
+                allowed("DEFAULT", "vault", "v", "vault", of),
+            ),
+            (
+                "work",
+                "uuid:f",
+                "vault",
+                allowed("DEFAULT", "vault", "v", "vault", of),
+            ),
+            ("work", "", "vault", None),
+            ("vault", "far", "work", None),
+            ("work", "vault", "work", None),
+            ("work", "lost", "vault", None),
+            ("work", "nobody", "vault", None),
+            ("vault", "", "lost", None),
+            (
+                "vault",
+                "",
+                "far",
+                allowed(
+                    "DEFAULT",
+                    "work",
+                    "w",
+                    "far",
+                    "service=x.Carry+far+mail+a\n",
+                ),
+            ),
+        ] {
+            assert_eq!(
+                ask(source, remote, target).await,
+                answer,
+                "{source} {remote} {target}"
+            );
+        }
+        let decisions = broker.audit.last(usize::MAX);
+        let sources: Vec<&str> = decisions
+            .iter()
+            .map(|decision| decision.source.as_str())
+            .collect();
+        // Who is no relay is on record as itself.
+        let expected = [
+            "far", "far", "work", "vault", "work", "work", "work", "vault", "vault",
+        ];
+        assert_eq!(sources, expected);
+        assert!(decisions.iter().all(|decision| !decision.reason.is_empty()));
+    }
 
     #[test]
     fn only_whole_questions_of_known_keys_are_answered() {
@@ -320,10 +440,10 @@ mod tests {
         let asked = Asked::parse(&format!("{whole}\nassume_yes_for_ask=yes")).unwrap();
         assert_eq!(asked.call.as_deref(), Some("s+a"));
         assert!(asked.assume_yes && !asked.just_evaluate);
-        assert!(!asked.for_another);
-        for (of, another) in [("", false), ("work", false), ("vault", true)] {
+        assert_eq!(asked.remote, None);
+        for (of, remote) in [("", None), ("work", None), ("vault", Some("vault"))] {
             let asked = Asked::parse(&format!("{whole}\nrequested_source={of}")).unwrap();
-            assert_eq!(asked.for_another, another, "{of}");
+            assert_eq!(asked.remote.as_deref(), remote, "{of}");
         }
         for wrong in [
             "",

@@ -35,6 +35,19 @@ impl Policy {
 }
 
 impl Facts {
+    /// Whether a call that may go to `target` needs a relay.
+    #[must_use]
+    pub fn is_remote(&self, target: &Destination) -> bool {
+        matches!(target, Destination::Vm(name) if self.remote(name).is_some())
+    }
+
+    /// The VM that carries calls to a remote VM.
+    #[must_use]
+    pub fn relay_of(&self, remote: &str) -> Option<&str> {
+        let (_, remote) = self.remote(remote)?;
+        self.named(remote.relayvm.as_ref()?)
+    }
+
     /// Where a call that may go to `target` is taken instead; `None` when it needs no relay or has none.
     #[must_use]
     pub fn via(&self, target: &Destination, request: &Request<'_>) -> Option<Via> {
@@ -44,26 +57,26 @@ impl Facts {
         let (_, remote) = self.remote(name)?;
         let transport = remote.transport_rpc.as_ref()?;
         Some(Via {
-            target: self.named(remote.relayvm.as_ref()?)?.to_owned(),
+            target: self.relay_of(name)?.to_owned(),
             service: format!("{transport}+{name}+{}{}", request.service, request.argument),
         })
     }
 
-    /// The name of a remote VM that `relay` speaks for.
-    fn spoken_for(&self, relay: &str, remote: &str) -> Option<&str> {
-        let (name, remote) = self.remote(remote)?;
-        let own = self.named(remote.relayvm.as_ref()?)?;
-        (self.named(relay)? == own).then_some(name)
+    /// The name of a remote VM, called by its name or UUID, if `relay` is the VM that speaks for it.
+    #[must_use]
+    pub fn spoken_for<'f>(&'f self, relay: &str, remote: &str) -> Option<&'f str> {
+        let (name, _) = self.remote(remote)?;
+        (self.named(relay)? == self.relay_of(name)?).then_some(name)
     }
 
-    fn remote(&self, name: &str) -> Option<(&str, &Domain)> {
+    fn remote<'f>(&'f self, name: &str) -> Option<(&'f str, &'f Domain)> {
         let name = self.named(name)?;
         let domain = self.domain(name)?;
         (domain.kind == REMOTE).then_some((name, domain))
     }
 
     /// The name of a VM that is called by its name or UUID.
-    fn named(&self, name: &str) -> Option<&str> {
+    fn named<'f>(&'f self, name: &str) -> Option<&'f str> {
         match Wish::requested(name).ok()? {
             Wish::Vm(vm) => self.find(&vm),
             _ => None,

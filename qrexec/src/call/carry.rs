@@ -77,6 +77,8 @@ impl Call {
         match &granted.target {
             Destination::Admin => Err(refusal(&"the admin domain offers no services")),
             Destination::Vm(name) => {
+                let relay = granted.via.as_ref().map(|via| via.relay.as_str());
+                let name = relay.unwrap_or(name);
                 if granted.autostart {
                     let started = peers.start(name).await;
                     started.map_err(|error| refusal(&error))?;
@@ -117,21 +119,36 @@ impl Call {
             let reason = "the target is not the VM any more that the person chose".to_owned();
             return Err(refusal(reason));
         }
-        let joined = self.join(&vm, granted.user.as_deref(), caller).await;
+        if vm.number == self.source.number {
+            let reason = "the relay of the target is the caller itself".to_owned();
+            return Err(refusal(reason));
+        }
+        let joined = self.join(&vm, granted, caller).await;
         let (mut service, mut client) = joined.map_err(refusal)?;
         let Slots { pending, call } = slots;
         drop(pending);
-        self.ticket.runs(target.as_str(), !vm.meets);
+        let place = match &granted.via {
+            Some(_) => granted.target.to_string(),
+            None => target.to_string(),
+        };
+        self.ticket.runs(&place, !vm.meets);
         let reason = match granted.outcome {
+            Outcome::AskAllowed if granted.for_a_while && granted.via.is_some() => {
+                "the person said yes; such calls are asked about again, because the target is remote"
+            }
             Outcome::AskAllowed if granted.for_a_while => self.allow_for_a_while(granted, &vm),
             Outcome::AskAllowed => "the person said yes",
             Outcome::Granted => "the person allowed such calls a while ago",
             _ => "a rule allows the call",
         };
-        self.record(granted.outcome, &granted.rule, target.to_string(), reason);
+        let by = match &granted.via {
+            Some(_) => format!("{reason}; '{target}' brings it there"),
+            None => reason.to_owned(),
+        };
+        self.record(granted.outcome, &granted.rule, place.clone(), &by);
         if granted.notify {
             let service = shown(self.service.full());
-            let text = format!("{} uses {service} of {target}", self.source.name);
+            let text = format!("{} uses {service} of {place}", self.who());
             self.tell("info", text).await;
         }
         let killed = tokio::select! {
@@ -143,7 +160,7 @@ impl Call {
             vm.cut(&service).await;
             self.source.cut(&client).await;
             let reason = format!("killed by {by}");
-            self.record(Outcome::Killed, &granted.rule, target.to_string(), &reason);
+            self.record(Outcome::Killed, &granted.rule, place, &reason);
             let _ = timeout(LAST_BREATH, both_ended(&mut service, &mut client)).await;
         }
         drop(call);
@@ -184,15 +201,20 @@ impl Call {
     async fn join(
         &self,
         vm: &Vm,
-        user: Option<&str>,
+        granted: &Granted,
         caller: &Caller,
     ) -> Result<(Leg, Leg), String> {
+        let service = match &granted.via {
+            Some(via) => &via.service,
+            None => &self.service,
+        };
+        let user = granted.user.as_deref().unwrap_or(DEFAULT_USER);
         let execute = Execute {
-            user: user.unwrap_or(DEFAULT_USER).to_owned(),
+            user: user.to_owned(),
             nogui: false,
             work: Work::Service {
-                call: self.service.full().to_owned(),
-                source: self.source.name.to_string(),
+                call: service.full().to_owned(),
+                source: self.judged().to_string(),
                 target: None,
             },
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use casemate_api::{AskTarget, Question};
 use casemate_policy::{Decision, Denial, Destination, Facts, Request, Verdict};
 
-use super::{Call, Granted, Refusal};
+use super::{Call, Granted, Refusal, relay};
 use crate::{
     ask::AskError,
     audit::{Outcome, shown},
@@ -36,17 +36,21 @@ impl Call {
                 target,
                 user,
                 autostart,
-            } => Ok(Granted {
-                target,
-                user,
-                autostart,
-                outcome: Outcome::Allow,
-                rule,
-                notify,
-                instance: None,
-                for_a_while: false,
-                template_uuid: None,
-            }),
+            } => {
+                let granted = Granted {
+                    target,
+                    via: None,
+                    user,
+                    autostart,
+                    outcome: Outcome::Allow,
+                    rule,
+                    notify,
+                    instance: None,
+                    for_a_while: false,
+                    template_uuid: None,
+                };
+                self.brought(granted, &facts)
+            }
             Verdict::Ask {
                 targets,
                 default,
@@ -56,6 +60,7 @@ impl Call {
                 if let Some((target, instance)) = self.granted(&targets, &facts) {
                     return Ok(Granted {
                         target,
+                        via: None,
                         user,
                         autostart,
                         outcome: Outcome::Granted,
@@ -66,7 +71,7 @@ impl Call {
                         template_uuid: None,
                     });
                 }
-                let (chosen, for_a_while) = self.ask(targets, default, &rule).await?;
+                let (chosen, for_a_while) = self.ask(targets, default, &rule, &facts).await?;
                 let granted = self.judge_again(chosen, &facts).await?;
                 Ok(Granted {
                     for_a_while,
@@ -76,10 +81,37 @@ impl Call {
         }
     }
 
+    /// What may go to a remote VM goes to its relay, whose own account it runs as.
+    fn brought(&self, granted: Granted, facts: &Facts) -> Result<Granted, Refusal> {
+        let via = relay::relayed(facts, &granted.target, &self.request());
+        match via {
+            Ok(None) => Ok(granted),
+            Ok(via) => Ok(Granted {
+                via,
+                user: None,
+                ..granted
+            }),
+            Err(reason) => Err(Refusal {
+                rule: granted.rule,
+                ..Refusal::failed(&reason)
+            }),
+        }
+    }
+
+    fn request(&self) -> Request<'_> {
+        Request {
+            source: self.judged().as_str(),
+            target: self.requested.as_str(),
+            service: self.service.service(),
+            argument: self.service.argument(),
+        }
+    }
+
     /// Which calls a grant of this one would be for.
     pub(super) fn key(&self) -> Key {
         Key {
             source: self.source.instance(),
+            remote: self.remote.clone(),
             service: self.service.full().to_owned(),
             requested: self.requested.to_string(),
         }
@@ -116,13 +148,11 @@ impl Call {
             .await
             .map_err(|error| Refusal::failed(&error))?;
         let policy = self.broker.policy().await;
-        let request = Request {
-            source: self.source.name.as_str(),
-            target: self.requested.as_str(),
-            service: self.service.service(),
-            argument: self.service.argument(),
-        };
-        let decision = policy.decide(&request, &facts);
+        self.may_speak(&facts).map_err(|reason| Refusal {
+            outcome: Outcome::Deny,
+            ..Refusal::failed(&reason)
+        })?;
+        let decision = policy.decide(&self.request(), &facts);
         if let (Verdict::Deny(denial), [fault, ..]) = (&decision.verdict, policy.faults()) {
             return Err(Refusal {
                 outcome: Outcome::Deny,
@@ -143,6 +173,7 @@ impl Call {
         mut targets: Vec<Destination>,
         default: Option<Destination>,
         rule: &str,
+        facts: &Facts,
     ) -> Result<(Destination, bool), Refusal> {
         let refusal = |outcome, reason: String, notify| Refusal {
             outcome,
@@ -156,11 +187,13 @@ impl Call {
             .labels()
             .await
             .map_err(|error| Refusal::failed(&error))?;
+        // A remote VM is as present, and as trusted, as the VM that speaks for it.
+        let here = |name: &str| facts.relay_of(name).unwrap_or(name).to_owned();
         // The admin domain serves nothing and a template is not started for a call, so they are no choice.
         targets.retain(|target| match target {
             Destination::Admin => false,
             Destination::Disposable { .. } => true,
-            Destination::Vm(name) => labels.contains_key(name),
+            Destination::Vm(name) => labels.contains_key(&here(name)),
         });
         // What a person most often means comes first.
         targets.sort_by_key(|target| matches!(target, Destination::Disposable { .. }));
@@ -168,10 +201,10 @@ impl Call {
             let reason = "there is no VM to choose as target".to_owned();
             return Err(refusal(Outcome::Deny, reason, true));
         }
-        let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
+        let label = |name: &str| labels.get(&here(name)).cloned().unwrap_or_default();
         let question = Question {
             source: AskTarget {
-                name: self.source.name.to_string(),
+                name: self.judged().to_string(),
                 label: label(self.source.name.as_str()),
             },
             service: self.service.service().to_owned(),
@@ -237,17 +270,21 @@ impl Call {
         };
         let granted = granted.filter(|_| uuid(before, &chosen) == uuid(&facts, &chosen));
         match granted {
-            Some((user, autostart)) => Ok(Granted {
-                template_uuid: uuid(&facts, &chosen).map(str::to_owned),
-                target: chosen,
-                user,
-                autostart,
-                outcome: Outcome::AskAllowed,
-                rule,
-                notify,
-                instance: None,
-                for_a_while: false,
-            }),
+            Some((user, autostart)) => {
+                let granted = Granted {
+                    template_uuid: uuid(&facts, &chosen).map(str::to_owned),
+                    target: chosen,
+                    via: None,
+                    user,
+                    autostart,
+                    outcome: Outcome::AskAllowed,
+                    rule,
+                    notify,
+                    instance: None,
+                    for_a_while: false,
+                };
+                self.brought(granted, &facts)
+            }
             None => Err(Refusal {
                 outcome: Outcome::Deny,
                 rule,

@@ -2,11 +2,13 @@
 
 mod carry;
 mod decide;
+pub(crate) mod relay;
 
 use std::{sync::Arc, time::Instant};
 
 use casemate_policy::Destination;
 use casemate_qrexec_wire::{ServiceCall, Target, Trigger};
+use casemate_vm::VmName;
 use tokio::sync::watch;
 
 use crate::{
@@ -22,6 +24,8 @@ pub(crate) const DEFAULT_USER: &str = "DEFAULT";
 /// A call that may go on.
 struct Granted {
     target: Destination,
+    /// Whom it is brought to, when the target is a remote VM.
+    via: Option<relay::Relayed>,
     user: Option<String>,
     autostart: bool,
     outcome: Outcome,
@@ -66,6 +70,8 @@ impl Refusal {
 struct Call {
     broker: Arc<Broker>,
     source: Vm,
+    /// The remote VM that the source speaks for, as its relay; then that one is judged.
+    remote: Option<VmName>,
     requested: Target,
     service: ServiceCall,
     ticket: Ticket,
@@ -80,8 +86,15 @@ pub(crate) async fn run(
     slots: Slots,
     mut alive: watch::Receiver<()>,
 ) {
-    let service = match admissible(&source, &trigger) {
-        Ok(service) => service,
+    let admitted = match ServiceCall::sanitise(&trigger.service) {
+        Ok(service) => match relay::claimed(&broker, &source, &trigger).await {
+            Ok(remote) => Ok((service, remote)),
+            Err(reason) => Err((service.full().to_owned(), reason)),
+        },
+        Err(invalid) => Err((String::new(), invalid.to_string())),
+    };
+    let (service, remote) = match admitted {
+        Ok(admitted) => admitted,
         Err((service, reason)) => {
             source.refuse(caller).await;
             broker.audit.record(Entry {
@@ -97,7 +110,7 @@ pub(crate) async fn run(
         }
     };
     let about = live::Call {
-        source: source.name.to_string(),
+        source: remote.as_ref().unwrap_or(&source.name).to_string(),
         requested: trigger.target.to_string(),
         service: shown(service.full()),
     };
@@ -105,6 +118,7 @@ pub(crate) async fn run(
     let call = Call {
         broker,
         source,
+        remote,
         requested: trigger.target,
         service,
         ticket,
@@ -127,21 +141,20 @@ pub(crate) async fn run(
     }
 }
 
-/// What a call is about, if it is one that rules can judge; otherwise its service, as far as there is one, and why not.
-fn admissible(source: &Vm, trigger: &Trigger) -> Result<ServiceCall, (String, String)> {
-    let service = ServiceCall::sanitise(&trigger.service)
-        .map_err(|invalid| (String::new(), invalid.to_string()))?;
-    // Who calls is known from the link. One that calls for another, as a relay does, must not be judged as if it called
-    // for itself: the other would get the relay's rights.
-    let claimed = trigger.claimed_source.as_str();
-    if !claimed.is_empty() && claimed != source.name.as_str() {
-        let reason = format!("the caller speaks for '{claimed}', and no VM here is a relay");
-        return Err((service.full().to_owned(), reason));
-    }
-    Ok(service)
-}
-
 impl Call {
+    /// Who is judged.
+    fn judged(&self) -> &VmName {
+        self.remote.as_ref().unwrap_or(&self.source.name)
+    }
+
+    /// Who calls, in words.
+    fn who(&self) -> String {
+        match &self.remote {
+            Some(remote) => format!("{remote} (by {})", self.source.name),
+            None => self.source.name.to_string(),
+        }
+    }
+
     async fn refused(&self, refusal: Refusal) {
         let Refusal {
             outcome,
@@ -166,7 +179,7 @@ impl Call {
             };
             let text = format!(
                 "{} asked {target} for {service}: {reason}{rule}",
-                self.source.name
+                self.who()
             );
             self.tell(kind, text).await;
         }
@@ -179,14 +192,18 @@ impl Call {
     }
 
     fn record(&self, outcome: Outcome, rule: &str, target: String, reason: &str) {
+        let reason = match &self.remote {
+            Some(_) => format!("{reason}; '{}' speaks for it", self.source.name),
+            None => reason.to_owned(),
+        };
         self.broker.audit.record(Entry {
-            source: self.source.name.to_string(),
+            source: self.judged().to_string(),
             requested: self.requested.to_string(),
             target,
             service: self.service.full().to_owned(),
             outcome,
             rule: rule.to_owned(),
-            reason: reason.to_owned(),
+            reason,
         });
     }
 }

@@ -38,8 +38,12 @@ pub(super) struct Host {
     /// The disposable that was made last, as soon as the supervisor has attached it.
     pub(super) disposables: mpsc::UnboundedReceiver<Vmm>,
     running: Arc<Mutex<BTreeSet<String>>>,
+    remotes: Arc<Mutex<Remotes>>,
     next_id: u32,
 }
+
+/// Facts about remote VMs, by name.
+type Remotes = serde_json::Map<String, serde_json::Value>;
 
 const VMS: [&str; 3] = ["work", "untrusted", "vault"];
 
@@ -60,11 +64,13 @@ impl Host {
         let (ask, asked) = mpsc::unbounded_channel();
         let (give, disposables) = mpsc::unbounded_channel();
         let running = Arc::new(Mutex::new(BTreeSet::from(VMS.map(str::to_owned))));
+        let remotes = Arc::<Mutex<Remotes>>::default();
         let supervisor = Supervisor {
             ask: ask.clone(),
             give,
             runtime: runtime.clone(),
             running: Arc::clone(&running),
+            remotes: Arc::clone(&remotes),
         };
         serve_fake(Bus::Supervisor, &runtime, supervisor);
         serve_fake(Bus::Compositor, &runtime, Compositor { ask });
@@ -75,6 +81,7 @@ impl Host {
             asked,
             disposables,
             running,
+            remotes,
             next_id: 3,
         };
         host.policy(policy);
@@ -104,6 +111,15 @@ impl Host {
     pub(super) fn rule(&self, line: u32) -> String {
         let file = self.dir.path().join("policy/10-test.policy");
         format!("{}:{line}", file.display())
+    }
+
+    /// Facts know a remote VM from now on.
+    pub(super) fn remote(&self, name: &str, relay: Option<&str>, transport: Option<&str>) {
+        let facts = serde_json::json!({
+            "type": "RemoteVM", "power_state": "Running", "uuid": format!("r-{name}"),
+            "relayvm": relay, "transport_rpc": transport,
+        });
+        self.remotes.lock().unwrap().insert(name.to_owned(), facts);
     }
 
     /// Facts no longer know this VM.
@@ -211,6 +227,7 @@ struct Supervisor {
     give: mpsc::UnboundedSender<Vmm>,
     runtime: PathBuf,
     running: Arc<Mutex<BTreeSet<String>>>,
+    remotes: Arc<Mutex<Remotes>>,
 }
 
 #[zbus::interface(name = "org.casemate.Supervisor1")]
@@ -249,6 +266,7 @@ impl Supervisor {
             "template_for_dispvms": true, "power_state": "Halted", "uuid": "t", "internal": false,
         });
         domains.insert("debian-12".to_owned(), template);
+        domains.extend(self.remotes.lock().unwrap().clone());
         serde_json::json!({ "domains": domains }).to_string()
     }
 

@@ -8,3 +8,4 @@ mod guest;
 mod host;
 mod kills;
 mod policies;
+mod relays;
