@@ -51,8 +51,10 @@ pub(crate) enum KillError {
     /// It has ended, or never was.
     #[error("no such call is live")]
     Unknown,
-    /// Its stream is none of the broker's.
-    #[error("the two ends meet at a socket of their own, where the broker cannot part them")]
+    /// Its stream is none of the broker's, and its agent did not obey.
+    #[error(
+        "the two ends meet at a socket of their own, and the agent that serves the call does not end it"
+    )]
     OutOfReach,
 }
 

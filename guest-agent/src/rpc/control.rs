@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io::{self, Read, Write},
+    net::Shutdown,
     os::unix::net::UnixStream,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -14,8 +15,8 @@ use std::{
 };
 
 use casemate_qrexec_wire::{
-    CommandLine, ControlDecoder, ExecParams, Ident, Message, ToAgent, ToBroker, Trigger, Version,
-    limits,
+    CommandLine, ControlDecoder, EndCall, ExecParams, Ident, Message, ToAgent, ToBroker, Trigger,
+    Version, limits,
 };
 
 use super::{
@@ -30,6 +31,9 @@ use super::{
 
 /// Most calls served at once, as many as there are data ports.
 const MAX_CALLS: usize = limits::MAX_DATA_PORTS as usize;
+
+/// Domain number of the host.
+const ADMIN: u32 = 0;
 
 /// How long a local client's request waits for a control stream: programs may ask before the agent has reached the host.
 const CONTROL_WAIT: Duration = Duration::from_secs(30);
@@ -83,6 +87,8 @@ pub(crate) struct Calls {
     waiting: Mutex<HashMap<Ident, mpsc::Sender<ExecParams>>>,
     next_ident: AtomicU64,
     serving: Mutex<usize>,
+    /// Streams of the calls that are served, to be ended when the host says so.
+    streams: Mutex<HashMap<ExecParams, UnixStream>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -99,6 +105,7 @@ impl Calls {
             waiting: Mutex::new(HashMap::new()),
             next_ident: AtomicU64::new(1),
             serving: Mutex::new(0),
+            streams: Mutex::default(),
         })
     }
 
@@ -211,11 +218,29 @@ impl Calls {
         detached: bool,
     ) -> io::Result<Option<Lingering>> {
         let stream = self.kitchen.settings.transport.service_end(place)?;
-        let prepare = || self.kitchen.prepare(line);
+        if place.domain == ADMIN
+            && let Some(EndCall(of)) = EndCall::parse(line)
+        {
+            return start(stream, || Err(self.end(of))).map(|()| None);
+        }
         if detached {
-            start(stream, prepare).map(|()| None)
-        } else {
-            serve(stream, prepare, &self.switches)
+            return start(stream, || self.kitchen.prepare(line)).map(|()| None);
+        }
+        lock(&self.streams).insert(place, stream.try_clone()?);
+        let served = serve(stream, || self.kitchen.prepare(line), &self.switches);
+        lock(&self.streams).remove(&place);
+        served
+    }
+
+    /// Ends a call that is served, as if its caller were lost. Returns the exit code of the order.
+    fn end(&self, call: ExecParams) -> i32 {
+        match lock(&self.streams).get(&call) {
+            // One that the caller has shut already ends by itself.
+            Some(stream) => {
+                let _ = stream.shutdown(Shutdown::Both);
+                0
+            }
+            None => 1,
         }
     }
 

@@ -7,7 +7,7 @@ use casemate_qrexec_wire::{Execute, Work};
 use casemate_vm::VmName;
 use tokio::time::timeout;
 
-use super::{Call, DEFAULT_USER, Granted, Refusal};
+use super::{Call, DEFAULT_USER, Granted, Refusal, part::part};
 use crate::{
     audit::{Outcome, shown},
     broker::{AGENT, LAST_BREATH},
@@ -131,7 +131,7 @@ impl Call {
             Some(_) => granted.target.to_string(),
             None => target.to_string(),
         };
-        self.ticket.runs(&place, !vm.meets);
+        self.ticket.runs(&place, true);
         let reason = match granted.outcome {
             Outcome::AskAllowed if granted.for_a_while && granted.via.is_some() => {
                 "the person said yes; such calls are asked about again, because the target is remote"
@@ -151,20 +151,47 @@ impl Call {
             let text = format!("{} uses {service} of {place}", self.who());
             self.tell("info", text).await;
         }
-        let killed = tokio::select! {
+        let end = tokio::select! {
             () = both_ended(&mut service, &mut client) => None,
-            by = self.ticket.killed(), if !vm.meets => Some(by),
+            by = self.ticket.killed() => Some(format!("killed by {by}")),
+            // A stream that is joined by a vmm ends with it; at sockets nothing else would end this one.
+            () = self.source.gone(), if vm.meets => Some("the caller's VM has ended".to_owned()),
         };
-        if let Some(by) = killed {
-            // Either alone would do, were both vmms to be trusted.
-            vm.cut(&service).await;
-            self.source.cut(&client).await;
-            let reason = format!("killed by {by}");
-            self.record(Outcome::Killed, &granted.rule, place, &reason);
-            let _ = timeout(LAST_BREATH, both_ended(&mut service, &mut client)).await;
+        if let Some(reason) = end {
+            self.end(
+                &vm,
+                (&mut service, &mut client),
+                (&granted.rule, place, reason),
+            )
+            .await;
         }
         drop(call);
         Ok(())
+    }
+
+    /// Parts the two ends, whatever is on its way, and waits for their reports.
+    async fn end(
+        &self,
+        vm: &Vm,
+        (service, client): (&mut Leg, &mut Leg),
+        (rule, place, reason): (&str, String, String),
+    ) {
+        if vm.meets {
+            if let Err(error) = part(vm, service).await {
+                tracing::warn!(%place, %error, "a call goes on");
+                let who = self.who();
+                let text = format!("The call of {who} to {place} could not be ended: {error}");
+                self.tell("failed", text).await;
+                self.ticket.runs(&place, false);
+                return both_ended(service, client).await;
+            }
+        } else {
+            // Either alone would do, were both vmms to be trusted.
+            vm.cut(service).await;
+            self.source.cut(client).await;
+        }
+        self.record(Outcome::Killed, rule, place, &reason);
+        let _ = timeout(LAST_BREATH, both_ended(service, client)).await;
     }
 
     /// Remembers what the person chose; says so for the record.

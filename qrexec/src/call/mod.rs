@@ -2,6 +2,7 @@
 
 mod carry;
 mod decide;
+mod part;
 pub(crate) mod relay;
 
 use std::{sync::Arc, time::Instant};

@@ -348,7 +348,7 @@ impl Session {
             port,
             peer,
             listening,
-            ended,
+            ended: Some(ended),
         };
         match reply.send(Ok(leg)) {
             Err(Ok(unwanted)) => self.abandon(unwanted.port).await,

@@ -74,14 +74,23 @@ pub(crate) struct Leg {
     pub(super) peer: u32,
     /// Where the VM is awaited, when that is us.
     pub(crate) listening: Option<Listening>,
-    pub(super) ended: oneshot::Receiver<()>,
+    /// `None` once it was heard.
+    pub(super) ended: Option<oneshot::Receiver<()>>,
 }
 
 impl Leg {
-    /// Returns when the VM's agent has reported the end, or can never do so.
+    /// Domain number of the other end.
+    pub(crate) fn peer(&self) -> u32 {
+        self.peer
+    }
+
+    /// Returns when the VM's agent has reported the end, or can never do so; at once when that was heard before.
     pub(crate) async fn ended(&mut self) {
-        // Nothing is ever sent: the sender is dropped with the port.
-        let _ = (&mut self.ended).await;
+        if let Some(ended) = &mut self.ended {
+            // Nothing is ever sent: the sender is dropped with the port.
+            let _ = ended.await;
+            self.ended = None;
+        }
     }
 }
 
@@ -172,6 +181,11 @@ impl Vm {
     pub(crate) async fn cut(&self, leg: &Leg) {
         let (peer, port) = (leg.peer, leg.port);
         let _ = self.orders.send(Order::Cut { peer, port }).await;
+    }
+
+    /// Returns when the session has ended.
+    pub(crate) async fn gone(&self) {
+        self.orders.closed().await;
     }
 
     /// Ends the session.

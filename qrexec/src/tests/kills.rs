@@ -87,6 +87,28 @@ async fn a_running_call_is_cut_at_both_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_service_has_ended_is_killed_all_the_same() {
+    let mut host = Host::new(RULES).await;
+    let mut work = host.agent("work").await;
+    let mut untrusted = host.agent("untrusted").await;
+    work.trigger("S1", "untrusted", "copy+x").await;
+    let (service, _) = untrusted.executes().await;
+    let client = work.connects("S1").await;
+    let mut end = work.vmm.connect_for_cut(client.port).await;
+    let call = only(&host, "running").await;
+    untrusted.terminated(service).await;
+    // The broker has heard that when the offer is taken back.
+    untrusted.vmm.idle().await;
+    host.broker.kill_call(call.id).await.unwrap();
+    is_over(&mut end).await;
+    assert_eq!(host.decision_on("copy+x").await.result, "killed");
+    // It is waited for the caller's report, however often the service's was waited for.
+    assert_eq!(only(&host, "ending").await.id, call.id);
+    work.terminated(client).await;
+    none_live(&host).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_waits_for_the_person_is_refused() {
     let mut host = Host::new(RULES).await;
     let mut work = host.agent("work").await;

@@ -12,6 +12,7 @@ mod broker;
 mod client;
 mod ends;
 mod house;
+mod killed;
 mod names;
 mod reload;
 mod services;

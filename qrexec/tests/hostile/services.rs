@@ -1,14 +1,12 @@
-//! Real agents and their tools: services that crash, stop, flood, close early; and calls killed from the host.
+//! Real agents and their tools: services that crash, stop, flood, close early.
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::Read,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
-
-use casemate_api::{Bus, Error};
 
 use crate::{
     agent::agent_program,
@@ -97,7 +95,7 @@ impl Real {
     }
 
     /// A client of the host that runs a command in vault.
-    fn host(&self, command: &str) -> Child {
+    pub(crate) fn host(&self, command: &str) -> Child {
         Command::new(env!("CARGO_BIN_EXE_casemate-qrexec"))
             .args(["call-vchan", "--vchan-dir"])
             .arg(self.broker.path())
@@ -189,78 +187,5 @@ fn a_service_that_was_stopped_gives_its_slot_back_when_its_caller_goes() {
     let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     real.is_gone("pid");
-    real.broker.idle();
-}
-
-#[test]
-fn calls_over_sockets_are_listed_and_those_of_the_host_killed() {
-    let real = Real::start(Broker::start(ALLOW, &[]));
-    real.service("waits", "echo $$ > pid; echo ready; cat; exit 3");
-    let mut tool = real.call("waits");
-    real.exists("pid");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let kill = |id| {
-        runtime.block_on(async {
-            let connection = Bus::Qrexec.connect(real.broker.path()).await.unwrap();
-            casemate_api::broker(&connection)
-                .await
-                .unwrap()
-                .kill_call(id)
-                .await
-        })
-    };
-    let running = |source: &str| {
-        let mut found = None;
-        until("a running call", || {
-            let mut calls = real.broker.calls().into_iter();
-            found = calls.find(|call| call.source == source && call.state == "running");
-            found.is_some()
-        });
-        found.unwrap()
-    };
-    let call = running("work");
-    assert_eq!(
-        (call.target.as_str(), call.service.as_str()),
-        ("vault", "waits+")
-    );
-    let refused = kill(call.id);
-    assert!(matches!(refused, Err(Error::WrongState(_))), "{refused:?}");
-    assert_eq!(running("work").id, call.id, "it goes on");
-
-    let pid = real.path("host-pid");
-    let command = format!("echo $$ > {}; echo ready; cat; sleep 1000", pid.display());
-    let mut host = real.host(&command);
-    real.exists("host-pid");
-    let mut ready = [0; 6];
-    host.stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut ready)
-        .unwrap();
-    let own = running("dom0");
-    kill(own.id).unwrap();
-    assert_eq!(code(&mut host), Some(255), "a lost call");
-    real.is_gone("host-pid");
-    until("the record", || {
-        real.broker
-            .audit()
-            .iter()
-            .any(|line| line["result"] == "killed" && line["source"] == "dom0")
-    });
-
-    tool.stdin.take().unwrap().write_all(b"words").unwrap();
-    let mut output = String::new();
-    tool.stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut output)
-        .unwrap();
-    assert_eq!(
-        (output.as_str(), code(&mut tool)),
-        ("ready\nwords", Some(3))
-    );
     real.broker.idle();
 }

@@ -15,6 +15,7 @@
 mod command;
 mod control;
 mod data;
+mod end_call;
 mod frame;
 mod ident;
 pub mod limits;
@@ -24,6 +25,7 @@ mod params;
 pub use command::{CommandLine, Execute, InvalidCommand, RequestedTarget, Work};
 pub use control::{ControlDecoder, Message, ToAgent, ToBroker, Trigger};
 pub use data::{DataDecoder, DataFrame};
+pub use end_call::EndCall;
 pub use frame::{FrameType, Header, Malformed, Version};
 pub use ident::Ident;
 pub use names::{InvalidService, ServiceCall, Target};

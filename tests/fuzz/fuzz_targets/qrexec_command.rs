@@ -1,14 +1,18 @@
 //! Texts of qrexec: command lines, services, targets and idents as another side wrote them.
 #![no_main]
 
-use casemate_qrexec_wire::{CommandLine, Execute, Ident, ServiceCall, Target, limits};
+use casemate_qrexec_wire::{CommandLine, EndCall, Execute, Ident, ServiceCall, Target, limits};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     if let Ok(line) = CommandLine::new(input)
         && let Ok(command) = Execute::parse(&line)
     {
-        assert_eq!(command.command_line(), Ok(line));
+        assert_eq!(command.command_line().as_ref(), Ok(&line));
+        if let Some(order) = EndCall::parse(&line) {
+            let again = order.command_line("dom0");
+            assert_eq!(again.ok().as_ref().and_then(EndCall::parse), Some(order));
+        }
     }
     let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
     if let Ok(call) = ServiceCall::sanitise(input) {

@@ -56,6 +56,11 @@ pub(crate) fn all() -> Result<Vec<Seed>, Box<dyn Error>> {
         ("qrexec_command", "name", b"qubes.OpenInVM+a.b-c_d".to_vec()),
         (
             "qrexec_command",
+            "end",
+            b"DEFAULT:nogui:QUBESRPC casemate.EndCall+3.514 dom0".to_vec(),
+        ),
+        (
+            "qrexec_command",
             "ident",
             b"SOCKET11\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(),
         ),
