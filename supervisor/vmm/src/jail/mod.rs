@@ -21,6 +21,7 @@ pub(crate) mod probe;
 #[cfg(all(feature = "escape-probe", not(debug_assertions)))]
 compile_error!("the feature escape-probe is for tests only: nobody may be given such a build");
 mod seccomp;
+mod tree;
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;

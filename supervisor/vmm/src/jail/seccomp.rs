@@ -4,18 +4,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
+use seccompiler::BpfProgram;
 
 use super::blocked;
 use super::policy::{self, Test, ThreadClass};
+use super::tree::{self, Argument, TooLong, Uses};
 
 /// A thread could not be locked up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FilterError {
-    /// The filter could not be made or was not taken.
+    /// The filter could not be made.
+    #[error(transparent)]
+    Program(#[from] TooLong),
+    /// The filter was not taken.
     #[error(transparent)]
     Filter(#[from] seccompiler::Error),
     /// What is blocked would not be reported.
@@ -54,31 +55,27 @@ impl Filters {
     }
 }
 
-fn compile(class: ThreadClass) -> Result<BpfProgram, seccompiler::Error> {
-    let mut rules = BTreeMap::new();
-    for allowed in policy::allowed(class) {
-        let uses = allowed.uses.iter().map(|tests| rule(tests));
-        rules.insert(allowed.number, uses.collect::<Result<_, _>>()?);
-    }
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::Trap,
-        SeccompAction::Allow,
-        TargetArch::x86_64,
-    )?;
-    Ok(filter.try_into()?)
+fn compile(class: ThreadClass) -> Result<BpfProgram, FilterError> {
+    Ok(tree::assemble(&rules(class))?)
 }
 
-fn rule(tests: &[Test]) -> Result<SeccompRule, seccompiler::Error> {
-    let conditions = tests.iter().map(|test| {
-        let (argument, operator, value) = match *test {
-            Test::Is(argument, value) => (argument, SeccompCmpOp::Eq, value),
-            Test::Bits(argument, mask, value) => {
-                (argument, SeccompCmpOp::MaskedEq(mask.into()), value)
-            }
-            Test::OwnProcess(argument) => (argument, SeccompCmpOp::Eq, std::process::id()),
-        };
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value.into())
-    });
-    Ok(SeccompRule::new(conditions.collect::<Result<_, _>>()?)?)
+/// What a class may do, by the numbers of its calls.
+pub(super) fn rules(class: ThreadClass) -> BTreeMap<u32, Uses> {
+    policy::allowed(class)
+        .map(|allowed| {
+            let number = u32::try_from(allowed.number).expect("a small number");
+            let uses = allowed.uses.iter();
+            let uses = uses.map(|tests| tests.iter().map(argument).collect());
+            (number, uses.collect())
+        })
+        .collect()
+}
+
+fn argument(test: &Test) -> Argument {
+    let (index, mask, value) = match *test {
+        Test::Is(index, value) => (index, u32::MAX, value),
+        Test::Bits(index, mask, value) => (index, mask, value),
+        Test::OwnProcess(index) => (index, u32::MAX, std::process::id()),
+    };
+    Argument { index, mask, value }
 }
