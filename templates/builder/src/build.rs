@@ -83,7 +83,7 @@ pub fn build(
         init: INIT,
     };
     write_initrd(spec, &work, &work.join("initrd"))?;
-    fs::copy(&kernel.vmlinux, work.join("vmlinux"))
+    crate::sparse::copy(&kernel.vmlinux, &work.join("vmlinux"))
         .map_err(BuildError::io("cannot copy the kernel"))?;
     at("writing the root image", 0.8);
     let parts = Parts {

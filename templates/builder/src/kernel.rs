@@ -12,7 +12,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use crate::{BuildError, cache::cached, command::run};
+use crate::{BuildError, cache::cached, command::run, sparse};
 
 /// The series of kernels that guests run: Debian's long-term kernel for its stable release.
 pub const KERNEL_SERIES: &str = "6.12";
@@ -41,8 +41,20 @@ pub struct KernelFiles {
 /// # Errors
 /// When apt offers no such kernel, or `dpkg-deb`, `depmod` or the decompressor fail.
 pub fn fetch_kernel(work: &Path) -> Result<KernelFiles, BuildError> {
-    let package = newest_package()?;
-    let place = cached(work, &package, |draft| unpack(draft, &package))?;
+    fetch(work, &newest_package()?)
+}
+
+/// The same kernel as it is built for clouds: without drivers for devices that no cloud has. No template uses it;
+/// figures of other monitors are measured with it.
+///
+/// # Errors
+/// As [`fetch_kernel`].
+pub fn fetch_cloud_kernel(work: &Path) -> Result<KernelFiles, BuildError> {
+    fetch(work, &newest("cloud-amd64")?)
+}
+
+fn fetch(work: &Path, package: &str) -> Result<KernelFiles, BuildError> {
+    let place = cached(work, package, |draft| unpack(draft, package))?;
     let root = place.join("root");
     let modules = root.join("lib/modules");
     let version = only_entry(&modules)?;
@@ -60,7 +72,12 @@ pub fn fetch_kernel(work: &Path) -> Result<KernelFiles, BuildError> {
 /// # Errors
 /// When apt is not there or offers no such kernel.
 pub fn newest_package() -> Result<String, BuildError> {
-    let pattern = format!(r"^linux-image-{KERNEL_SERIES}\.[0-9]+\+deb[0-9]+-amd64-unsigned$");
+    newest("amd64")
+}
+
+/// The newest kernel package of a flavour.
+fn newest(flavour: &str) -> Result<String, BuildError> {
+    let pattern = format!(r"^linux-image-{KERNEL_SERIES}\.[0-9]+\+deb[0-9]+-{flavour}-unsigned$");
     let mut names = Vec::new();
     run(
         Command::new("apt-cache").args(["--names-only", "search", &pattern]),
@@ -70,7 +87,7 @@ pub fn newest_package() -> Result<String, BuildError> {
     )?;
     newest_of(&names).ok_or_else(|| {
         BuildError::Unexpected(format!(
-            "apt offers no kernel {KERNEL_SERIES} (linux-image-{KERNEL_SERIES}.*-amd64-unsigned); \
+            "apt offers no kernel {KERNEL_SERIES} (linux-image-{KERNEL_SERIES}.*-{flavour}-unsigned); \
              run `apt-get update`, or add Debian's updates and security sources"
         ))
     })
@@ -129,7 +146,7 @@ fn unpack(draft: &Path, package: &str) -> Result<(), BuildError> {
     )
 }
 
-/// Writes the ELF kernel that is packed inside the bzImage `image` to `target`.
+/// Writes the ELF kernel that is packed inside the bzImage `image` to `target`, its zeroes as holes.
 ///
 /// # Errors
 /// When the image is not a bzImage of boot protocol 2.08 or newer, is packed in a way that Debian
@@ -155,7 +172,8 @@ pub fn extract_vmlinux(image: &Path, target: &Path) -> Result<(), BuildError> {
     if payload.size.is_some_and(|size| size != elf.len()) {
         return Err(wrong("its payload has another size than it says"));
     }
-    fs::write(target, elf).map_err(BuildError::io(format!("cannot write {}", target.display())))
+    sparse::write(target, &elf)
+        .map_err(BuildError::io(format!("cannot write {}", target.display())))
 }
 
 /// The compressed kernel inside a bzImage.

@@ -18,10 +18,13 @@ mod initrd;
 mod kernel;
 mod modules;
 mod recipe;
+mod sparse;
 
 pub use build::{BuildOptions, Progress, build};
 pub use command::BuildError;
 pub use initrd::{InitrdSpec, write_initrd};
-pub use kernel::{KERNEL_SERIES, KernelFiles, extract_vmlinux, fetch_kernel, newest_package};
+pub use kernel::{
+    KERNEL_SERIES, KernelFiles, extract_vmlinux, fetch_cloud_kernel, fetch_kernel, newest_package,
+};
 pub use modules::{decompress_module, resolve};
 pub use recipe::Recipe;
