@@ -173,7 +173,7 @@ fn soak(arguments: &SoakArguments) -> Result<ExitCode> {
         peers: Vec::new(),
         only: Vec::new(),
     };
-    payload::lay_out(folder.path(), &image, &plan)?;
+    payload::lay_out(folder.path(), &image::standard_kernel()?, &plan)?;
     let options = Options {
         share: Some(folder.path().to_owned()),
         guest_program: Some(build_lab_guest()?),

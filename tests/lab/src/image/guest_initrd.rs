@@ -5,17 +5,19 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use casemate_template_builder::{decompress_module, fetch_kernel, resolve};
-
-use super::cache_dir;
+use casemate_template_builder::{decompress_module, resolve};
 
 /// Writes an uncompressed initrd: `/init`, `/modules/NAME.ko`, and `/modules/order` with the names in the order in which
-/// they load. The modules are those of the lab's kernel.
+/// they load. The modules are those below `modules_dir`.
 ///
 /// # Errors
 /// When the program or a module is missing.
-pub fn write_guest_initrd(init: &Path, modules: &[&str], target: &Path) -> Result<()> {
-    let kernel = fetch_kernel(&cache_dir()?)?;
+pub fn write_guest_initrd(
+    init: &Path,
+    modules_dir: &Path,
+    modules: &[&str],
+    target: &Path,
+) -> Result<()> {
     let work = tempfile::tempdir()?;
     let mut archive = Archive::new(BufWriter::new(File::create(target)?));
     let program = fs::read(init).with_context(|| format!("cannot read {}", init.display()))?;
@@ -25,7 +27,7 @@ pub fn write_guest_initrd(init: &Path, modules: &[&str], target: &Path) -> Resul
     }
     let names: Vec<String> = modules.iter().map(|&name| name.to_owned()).collect();
     let mut order = String::new();
-    for packed in resolve(&kernel.modules_dir, &names)? {
+    for packed in resolve(modules_dir, &names)? {
         let name = packed.file_name().and_then(|name| name.to_str());
         let name = name.context("a module's name")?;
         let name = name.trim_end_matches(".xz").trim_end_matches(".zst");

@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+pub use casemate_template_builder::KernelFiles;
 use casemate_template_builder::{
-    InitrdSpec, KernelFiles, decompress_module, fetch_kernel, newest_package, resolve, write_initrd,
+    InitrdSpec, decompress_module, fetch_kernel, newest_package, resolve, write_initrd,
 };
 use ring::digest::{SHA256, digest};
 
 pub use guest_initrd::write_guest_initrd;
-pub use guest_kernel::lay_out_kernel;
+pub use guest_kernel::{cloud_kernel, lay_out_kernel, standard_kernel};
 use recipe::{INITRD_MODULES, MODULES, PACKAGES, SUITE};
 
 const INITRD_INIT: &str = include_str!("initrd-init.sh");

@@ -79,12 +79,14 @@ pub fn run(
     let place = Place::prepare(&plan.payload, account)?;
     let bench = Bench { plan, place };
     let wanted = |work: &str| plan.only.is_empty() || plan.only.iter().any(|name| name == work);
-    for (work, cmdline) in [
-        ("boot", &plan.cmdline),
-        ("boot-default-cmdline", &plan.default_cmdline),
+    let (kernel, standard) = (&bench.place.kernel, &bench.place.standard_kernel);
+    for (work, kernel, cmdline) in [
+        ("boot", kernel, &plan.cmdline),
+        ("boot-default-cmdline", kernel, &plan.default_cmdline),
+        ("boot-standard-kernel", standard, &plan.default_cmdline),
     ] {
         if wanted(work) {
-            bench.boots(work, cmdline, report);
+            bench.boots(work, kernel, cmdline, report);
         }
     }
     if ["snapshot", "snapshot-mib", "restore"]
@@ -141,15 +143,15 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// Boots ours and all peers; with the plain command line the memory counts, too.
-    fn boots(&self, work: &str, cmdline: &str, report: &mut dyn FnMut(&Figure)) {
+    fn boots(&self, work: &str, kernel: &Path, cmdline: &str, report: &mut dyn FnMut(&Figure)) {
         let names = self.plan.peers.iter().map(|peer| peer.name.as_str());
         for (who, peer) in
             std::iter::once((OURS, None)).chain(names.zip(self.plan.peers.iter().map(Some)))
         {
             for _ in 0..self.plan.runs {
                 let boot = match peer {
-                    None => self.boot(cmdline),
-                    Some(peer) => self.boot_other(peer, cmdline),
+                    None => self.boot(kernel, cmdline),
+                    Some(peer) => self.boot_other(peer, kernel, cmdline),
                 };
                 let mut say = |work: &str, unit: &str, value: &dyn Fn(&Boot) -> f64| {
                     report(&Figure {
@@ -183,9 +185,12 @@ impl Bench<'_> {
         }
     }
 
-    fn boot(&self, cmdline: &str) -> Result<Boot> {
+    fn boot(&self, kernel: &Path, cmdline: &str) -> Result<Boot> {
         let cmdline = format!("{cmdline} {WORK}none");
-        let mut vm = Vm::start(self.place.setup(&cmdline, self.plan.memory_mib))?;
+        let mut vm = Vm::start(Setup {
+            kernel,
+            ..self.place.setup(&cmdline, self.plan.memory_mib)
+        })?;
         let said = vm.console.wait(BOOT, UP, |said| clock(said).is_some())?;
         let took = vm.began.elapsed();
         let (all, kinds) = (exits("exits"), KINDS.map(|(name, _)| exits(name)));
@@ -201,10 +206,14 @@ impl Bench<'_> {
         })
     }
 
-    fn boot_other(&self, peer: &Peer, cmdline: &str) -> Result<Boot> {
+    fn boot_other(&self, peer: &Peer, kernel: &Path, cmdline: &str) -> Result<Boot> {
         let cmdline = format!("{cmdline} {WORK}none");
         let folder = self.place.fresh("peer")?;
-        let mut other = Other::start(peer, &self.filling(&folder, &cmdline))?;
+        let filling = Filling {
+            kernel,
+            ..self.filling(&folder, &cmdline)
+        };
+        let mut other = Other::start(peer, &filling)?;
         let said = other.console.wait(BOOT, UP, |said| clock(said).is_some())?;
         let took = other.began.elapsed();
         let (all, kinds) = (exits("exits"), KINDS.map(|(name, _)| exits(name)));

@@ -1,12 +1,13 @@
 //! Where everything lies that VMs are made of: in the lab's memory.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::ours::Setup;
+use crate::plan::STANDARD_KERNEL;
 
 /// Bytes of the disk: more than the guest reads in any work, less than the lab's memory.
 const DISK: u32 = 64 << 20;
@@ -18,6 +19,8 @@ pub struct Place {
     pub(crate) folder: PathBuf,
     pub(crate) program: PathBuf,
     pub(crate) kernel: PathBuf,
+    /// There only for the bench.
+    pub(crate) standard_kernel: PathBuf,
     pub(crate) initrd: PathBuf,
     pub(crate) initrd_with_modules: PathBuf,
     pub(crate) disk: PathBuf,
@@ -34,6 +37,7 @@ impl Place {
         let place = Self {
             program: payload.join("bin/casemate-vmm"),
             kernel: payload.join("guest/vmlinux"),
+            standard_kernel: payload.join(STANDARD_KERNEL),
             initrd: payload.join("guest/initrd"),
             initrd_with_modules: payload.join("guest/initrd-with-modules"),
             disk: folder.join("disk"),
@@ -81,6 +85,21 @@ impl Place {
     }
 }
 
+/// Zeroes become holes, as a template has them.
+fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+    const BLOCK: usize = 4096;
+    let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    let file = File::create(to)?;
+    file.set_len(u64::try_from(bytes.len())?)?;
+    for (number, block) in (0_u64..).zip(bytes.chunks(BLOCK)) {
+        if block.iter().any(|byte| *byte != 0) {
+            file.write_all_at(block, number * 4096)?;
+        }
+    }
+    fs::set_permissions(to, fs::metadata(from)?.permissions())?;
+    Ok(())
+}
+
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
@@ -89,7 +108,7 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         if entry.file_type()?.is_dir() {
             copy_tree(&entry.path(), &target)?;
         } else {
-            fs::copy(entry.path(), &target)?;
+            copy_sparse(&entry.path(), &target)?;
         }
     }
     Ok(())

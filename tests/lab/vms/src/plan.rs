@@ -68,5 +68,8 @@ pub struct Figure {
     pub value: Result<f64, String>,
 }
 
+/// The kernel of the work `boot-standard-kernel`, relative to the payload. May be missing.
+pub const STANDARD_KERNEL: &str = "guest/vmlinux-standard";
+
 /// How our own figures are called.
 pub const OURS: &str = "casemate";

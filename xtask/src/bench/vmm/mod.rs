@@ -1,6 +1,6 @@
 //! `cargo xtask bench vmm`: VMs in a lab that counts instructions, ours and other monitors' in the same boot of it.
 //!
-//! The same stock kernel, the same initrd of about a megabyte, the same command line, 256 MiB, one vCPU, and the same
+//! The same stock kernel (the one for clouds, as other laboratories use it), the same initrd of about a megabyte, the same command line, 256 MiB, one vCPU, and the same
 //! devices where a monitor has them. Figures are millions of instructions (`Minstr`) of the whole machine, guest, monitor
 //! and both kernels: what a machine does, not how long it takes. They do not know what an exit costs real hardware, so
 //! compare them with each other only.
@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use casemate_lab::image::cloud_kernel;
 use casemate_lab::{Accelerator, Lab, Options, Process};
 use casemate_lab_vms::plan::{Figure, OURS, Plan};
 use clap::Args;
@@ -66,7 +67,8 @@ pub(super) fn run(arguments: &Arguments, runs: u32) -> Result<Vec<Measured>> {
         peers,
         only: arguments.only.clone(),
     };
-    payload::lay_out(folder.path(), &image, &plan)?;
+    payload::lay_out(folder.path(), &cloud_kernel()?, &plan)?;
+    payload::lay_out_standard_kernel(folder.path(), &image)?;
     let options = Options {
         processors: 1,
         memory_mib: LAB_MIB,

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use casemate_lab::Image;
-use casemate_lab::image::write_guest_initrd;
-use casemate_lab_vms::plan::{Peer, Plan};
+use casemate_lab::image::{KernelFiles, write_guest_initrd};
+use casemate_lab_vms::plan::{Peer, Plan, STANDARD_KERNEL};
 
 use crate::run::{cargo, root, succeed, target_dir};
 
@@ -36,8 +36,8 @@ const FIRMWARE_FILES: [&str; 6] = [
     "qboot.rom",
 ];
 
-/// Builds our programs and lays everything out in `folder`, which becomes `/payload`.
-pub(crate) fn lay_out(folder: &Path, image: &Image, plan: &Plan) -> Result<()> {
+/// Builds our programs and lays everything out in `folder`, which becomes `/payload`; guests boot `kernel`.
+pub(crate) fn lay_out(folder: &Path, kernel: &KernelFiles, plan: &Plan) -> Result<()> {
     for name in ["bin", "guest"] {
         fs::create_dir_all(folder.join(name))?;
     }
@@ -45,16 +45,23 @@ pub(crate) fn lay_out(folder: &Path, image: &Image, plan: &Plan) -> Result<()> {
     for name in ["casemate-vmm", "lab-vms"] {
         fs::copy(programs.join(name), folder.join("bin").join(name))?;
     }
-    fs::copy(&image.kernel, folder.join("guest/vmlinux"))?;
+    fs::copy(&kernel.vmlinux, folder.join("guest/vmlinux"))?;
     let init = static_guest()?;
     let initrd = folder.join("guest/initrd");
-    write_guest_initrd(&init, &[], &initrd)?;
-    write_guest_initrd(&init, &MODULES, &folder.join("guest/initrd-with-modules"))?;
+    write_guest_initrd(&init, &kernel.modules_dir, &[], &initrd)?;
+    let with_modules = folder.join("guest/initrd-with-modules");
+    write_guest_initrd(&init, &kernel.modules_dir, &MODULES, &with_modules)?;
     let length = fs::metadata(&initrd)?.len() >> 10;
     eprintln!("bench: the initrd has {length} KiB");
     fs::write(folder.join("plan.json"), serde_json::to_vec(plan)?)?;
     // The lab's ordinary user reads it.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// Adds the kernel that our templates boot, which is the lab's own, for the work that is measured with it.
+pub(super) fn lay_out_standard_kernel(folder: &Path, image: &Image) -> Result<()> {
+    fs::copy(&image.kernel, folder.join(STANDARD_KERNEL))?;
     Ok(())
 }
 
