@@ -1,4 +1,4 @@
-//! Short services that the supervisor has done in a VM: all input is at hand, and only the exit code is wanted.
+//! Short services with the host at one end: those that the supervisor has done in a VM, and those that the host serves.
 
 use std::{io, os::unix::net::UnixStream as StdStream, time::Duration};
 
@@ -9,7 +9,8 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a service may take: one that never ends would hold up the supervisor, which waits for it.
+/// How long a service may take: one that never ends would hold up the supervisor, which waits for it, or keep a stream
+/// of ours.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// How much of what a service says is read at a time, in bytes; nothing of it is kept.
@@ -29,15 +30,6 @@ pub(crate) async fn run(stream: StdStream, input: &[u8]) -> io::Result<i32> {
 async fn speak(stream: StdStream, input: &[u8]) -> io::Result<i32> {
     stream.set_nonblocking(true)?;
     let mut stream = UnixStream::from_std(stream)?;
-    let encode = |frames: &[DataFrame<'_>], version| {
-        let mut bytes = Vec::new();
-        for frame in frames {
-            frame
-                .encode(version, &mut bytes)
-                .map_err(io::Error::other)?;
-        }
-        Ok::<_, io::Error>(bytes)
-    };
     let hello = encode(&[DataFrame::Hello(Version::OURS.number())], Version::OLDEST)?;
     stream.write_all(&hello).await?;
     let mut decoder = DataDecoder::default();
@@ -62,6 +54,69 @@ async fn speak(stream: StdStream, input: &[u8]) -> io::Result<i32> {
             }
         }
     }
+}
+
+/// Serves at the other end of a data stream: reads all input, has `answer` make an exit code of it, and says that.
+pub(crate) async fn serve(
+    stream: StdStream,
+    answer: impl AsyncFnOnce(Vec<u8>) -> i32,
+) -> io::Result<()> {
+    let served = async {
+        stream.set_nonblocking(true)?;
+        let mut stream = UnixStream::from_std(stream)?;
+        let hello = encode(&[DataFrame::Hello(Version::OURS.number())], Version::OLDEST)?;
+        stream.write_all(&hello).await?;
+        let (input, version) = read_input(&mut stream).await?;
+        let code = answer(input).await;
+        let end = [
+            DataFrame::Stdout(&[]),
+            DataFrame::Stderr(&[]),
+            DataFrame::ExitCode(code),
+        ];
+        stream.write_all(&encode(&end, version)?).await
+    };
+    timeout(LIMIT, served)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// All that a client sends, and the version that it speaks.
+async fn read_input(stream: &mut UnixStream) -> io::Result<(Vec<u8>, Version)> {
+    let mut decoder = DataDecoder::default();
+    let mut input = Vec::new();
+    let mut buffer = [0; CHUNK];
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        decoder.feed(buffer.get(..read).unwrap_or_default());
+        let mut ended = false;
+        while let Some(frame) = decoder.take().map_err(io::Error::other)? {
+            if let DataFrame::Stdin(bytes) = frame {
+                ended |= bytes.is_empty();
+                input.extend_from_slice(bytes);
+            }
+            if input.len() > MAX_INPUT {
+                return Err(io::Error::other(
+                    "more input than any service of the host takes",
+                ));
+            }
+        }
+        if let (true, Some(version)) = (ended, decoder.version()) {
+            return Ok((input, version));
+        }
+    }
+}
+
+fn encode(frames: &[DataFrame<'_>], version: Version) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for frame in frames {
+        frame
+            .encode(version, &mut bytes)
+            .map_err(io::Error::other)?;
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -106,5 +161,25 @@ mod tests {
         assert_eq!(code.unwrap(), 3);
         let (code, _) = told(&[said]).await;
         assert!(code.is_err(), "no hello");
+    }
+
+    #[tokio::test]
+    async fn the_host_reads_all_input_and_answers_once() {
+        let (ours, theirs) = StdStream::pair().unwrap();
+        let served = tokio::spawn(serve(ours, async |input| {
+            assert_eq!(input, b"text");
+            5
+        }));
+        assert_eq!(run(theirs, b"text").await.unwrap(), 5);
+        served.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn more_input_than_that_ends_the_stream() {
+        let (ours, theirs) = StdStream::pair().unwrap();
+        let served = tokio::spawn(serve(ours, async |_| panic!("it is not answered")));
+        let long = vec![b'7'; MAX_INPUT + 1];
+        assert!(run(theirs, &long).await.is_err());
+        assert!(served.await.unwrap().is_err());
     }
 }

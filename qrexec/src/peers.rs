@@ -88,6 +88,14 @@ impl Peers {
         }
     }
 
+    /// Notes how many packages of a VM could be updated.
+    pub(crate) async fn note_updates(&self, vm: &VmName, count: u32) -> Result<(), PeerError> {
+        match self {
+            Self::House(house) => house.note_updates(vm, count).await,
+            Self::Alone(_) => Err(PeerError::new("without a supervisor nobody counts updates")),
+        }
+    }
+
     /// Ends a disposable.
     pub(crate) async fn destroy_disposable(&self, name: &VmName) -> Result<(), PeerError> {
         match self {
@@ -139,6 +147,17 @@ impl House {
             })
             .await?;
         Ok(vms.into_iter().map(|vm| (vm.name, vm.label)).collect())
+    }
+
+    /// Notes how many packages of a VM could be updated.
+    async fn note_updates(&self, vm: &VmName, count: u32) -> Result<(), PeerError> {
+        self.within(ANSWER, "the supervisor", async {
+            self.supervisor()
+                .await?
+                .note_updates(vm.as_str(), count)
+                .await
+        })
+        .await
     }
 
     /// Starts a VM unless it runs.

@@ -34,6 +34,12 @@ impl SupervisorBus {
         self.blocking(|house| listing::list(house)).await
     }
 
+    async fn note_updates(&self, vm: &str, count: u32) -> Result<(), Error> {
+        let vm = parse(vm)?;
+        self.blocking(move |house| templates::updates::note(house, &vm, count))
+            .await
+    }
+
     async fn templates(&self) -> Result<Vec<TemplateInfo>, Error> {
         self.blocking(|house| listing::templates(house)).await
     }

@@ -13,6 +13,7 @@ use crate::{
     driver::{Handle, Origin},
     house::House,
     refusal::Refusal,
+    templates::updates,
 };
 
 /// Every VM, sorted by name. Blocks.
@@ -24,12 +25,17 @@ pub(crate) fn list(house: &House) -> Result<Vec<VmInfo>, Refusal> {
 /// Every template, sorted by name. Blocks.
 pub(crate) fn templates(house: &House) -> Result<Vec<TemplateInfo>, Refusal> {
     let templates = house.volumes.templates()?.into_iter();
-    let infos = templates.map(|template| TemplateInfo {
-        name: template.name.to_string(),
-        current: template.current,
-        revisions: template.revisions,
-        kernel: template.kernel,
-        created: template.created,
+    let infos = templates.map(|template| {
+        let updates = updates::of(house, &template.name, template.current);
+        TemplateInfo {
+            name: template.name.to_string(),
+            current: template.current,
+            revisions: template.revisions,
+            kernel: template.kernel,
+            created: template.created,
+            updates: updates.map_or(0, |updates| updates.count),
+            updates_told: updates.map_or(0, |updates| updates.told),
+        }
     });
     Ok(infos.collect())
 }

@@ -90,6 +90,7 @@ impl Paths {
             self.state.join("run"),
             self.state.join("pending"),
             self.state.join("logs"),
+            self.state.join("updates"),
             self.data.clone(),
             self.runtime.join("vms"),
         ];

@@ -50,6 +50,36 @@ async fn a_vm_starts_is_joined_to_both_services_and_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_running_vm_says_of_updates_is_kept_for_its_template() {
+    let home = Home::new().await;
+    home.create("work").await.unwrap();
+    let client = home.client().await;
+    let told = async || {
+        let templates = home.client().await.templates().await.unwrap();
+        (templates[0].updates, templates[0].updates_told > 0)
+    };
+    let early = client.note_updates("work", 3).await;
+    assert!(matches!(early, Err(Error::WrongState(_))), "{early:?}");
+    assert_eq!(told().await, (0, false));
+    client.start("work").await.unwrap();
+    client.note_updates("work", 3).await.unwrap();
+    assert_eq!(told().await, (3, true));
+    client.note_updates("work", 0).await.unwrap();
+    assert_eq!(told().await, (0, true));
+    client.note_updates("work", 7).await.unwrap();
+    home.kill_supervisor();
+    home.start_supervisor().await;
+    assert_eq!(told().await, (7, true), "also after a restart");
+    // A new revision has other updates, and a VM of the old one knows nothing of them.
+    home.make_template();
+    assert_eq!(told().await, (0, false));
+    let client = home.client().await;
+    client.note_updates("work", 7).await.unwrap();
+    assert_eq!(told().await, (0, false));
+    client.kill("work").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_starts_the_vm_and_gets_its_stream() {
     let home = Home::new().await;
     home.create("work").await.unwrap();

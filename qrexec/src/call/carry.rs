@@ -1,22 +1,17 @@
 //! A call that may go on: its target is made or started, the two ends are joined, and their end is awaited.
 
-use std::time::Duration;
-
 use casemate_policy::Destination;
 use casemate_qrexec_wire::{Execute, Work};
 use casemate_vm::VmName;
 use tokio::time::timeout;
 
-use super::{Call, DEFAULT_USER, Granted, Refusal, part::part};
+use super::{Call, DEFAULT_USER, Granted, LAST_WORDS, Refusal, part::part};
 use crate::{
     audit::{Outcome, shown},
     broker::{AGENT, LAST_BREATH},
     grants::Chosen,
     session::{CallEnd, Caller, Host, Leg, Slots, Streams, Vm},
 };
-
-/// How long the caller's end of a call may outlast the service's end, so that what the service said last is read.
-const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Where a call goes.
 struct Reached {
@@ -35,6 +30,9 @@ impl Call {
     ) -> Result<(), Refusal> {
         let Granted { target, rule, .. } = &granted;
         self.ticket.starts(&target.to_string(), rule);
+        if matches!(target, Destination::Admin) {
+            return self.serve_at_host(&granted, caller, slots).await;
+        }
         let reached = self.reach(&granted);
         tokio::pin!(reached);
         let killed = tokio::select! {

@@ -1,11 +1,15 @@
 //! One call of a VM, from its trigger to its end. Runs in a task of its own.
 
+mod admin;
 mod carry;
 mod decide;
 mod part;
 pub(crate) mod relay;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use casemate_policy::Destination;
 use casemate_qrexec_wire::{ServiceCall, Target, Trigger};
@@ -21,6 +25,9 @@ use crate::{
 
 /// The user that stands for a VM's default user.
 pub(crate) const DEFAULT_USER: &str = "DEFAULT";
+
+/// How long the caller's end of a call may outlast the service's end, so that what the service said last is read.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// A call that may go on.
 struct Granted {

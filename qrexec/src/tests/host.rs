@@ -26,6 +26,7 @@ pub(super) enum Asked {
     Start(String),
     Create(String),
     Destroy(String),
+    Updates(String, u32),
     Question(Question, oneshot::Sender<Answer>),
     Notice(Notice),
 }
@@ -185,6 +186,20 @@ impl Host {
         decisions.into_iter().next().expect("a decision")
     }
 
+    /// Returns when the last decision is this one.
+    pub(super) async fn decided(&self, service: &str, result: &str) {
+        let look = async {
+            loop {
+                match self.broker.decisions(1).await.unwrap().pop() {
+                    Some(last) if (&*last.service, &*last.result) == (service, result) => return,
+                    // A record is made right after the answer that the test has seen.
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+        };
+        soon(result, look).await;
+    }
+
     /// The last decision, as soon as it is about this service.
     pub(super) async fn decision_on(&self, service: &str) -> Decision {
         let look = async {
@@ -284,6 +299,10 @@ impl Supervisor {
         let _ = self.give.send(vmm);
         broker.wait_agent("disp7").await?;
         Ok("disp7".to_owned())
+    }
+
+    fn note_updates(&self, vm: &str, count: u32) {
+        let _ = self.ask.send(Asked::Updates(vm.to_owned(), count));
     }
 
     fn destroy_disposable(&self, name: &str) -> Result<(), Error> {

@@ -66,6 +66,10 @@ pub struct TemplateInfo {
     pub kernel: String,
     /// When the current revision was made, seconds since 1970.
     pub created: u64,
+    /// Packages that could be updated, as a VM of the current revision said last.
+    pub updates: u32,
+    /// When that was said, seconds since 1970; 0 when never.
+    pub updates_told: u64,
 }
 
 /// The supervisor, on `Bus::Supervisor`.
@@ -77,6 +81,9 @@ pub struct TemplateInfo {
 pub trait Supervisor1 {
     /// Every VM, sorted by name.
     fn list(&self) -> Result<Vec<VmInfo>, Error>;
+    /// A VM says how many packages of its template could be updated. One whose template has a newer revision by now is not
+    /// heard.
+    fn note_updates(&self, vm: &str, count: u32) -> Result<(), Error>;
     /// Every template, sorted by name.
     fn templates(&self) -> Result<Vec<TemplateInfo>, Error>;
     /// Defines an app VM and makes its private volume; all or nothing.

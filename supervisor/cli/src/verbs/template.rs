@@ -21,7 +21,8 @@ pub(crate) enum Args {
     },
     /// List the templates with their revisions
     Ls {
-        /// Write an array of objects: name, current, revisions, kernel, created (seconds since 1970)
+        /// Write an array of objects: name, current, revisions, kernel, created (seconds since 1970), updates,
+        /// updates_told (seconds since 1970, 0 when no VM has said)
         #[arg(long)]
         json: bool,
     },
@@ -89,12 +90,23 @@ async fn list(json: bool) -> Result<(), Failure> {
                 template.current.to_string(),
                 revisions.join(","),
                 template.kernel,
+                match template.updates_told {
+                    0 => "-".to_owned(),
+                    _ => template.updates.to_string(),
+                },
                 format::time(template.created),
             ]
         })
         .collect();
     output::table(
-        ["NAME", "CURRENT", "REVISIONS", "KERNEL", "MADE (UTC)"],
+        [
+            "NAME",
+            "CURRENT",
+            "REVISIONS",
+            "KERNEL",
+            "UPDATES",
+            "MADE (UTC)",
+        ],
         &rows,
     )
 }

@@ -1,5 +1,7 @@
 //! Building templates in the background, with progress for whoever asked.
 
+pub(crate) mod updates;
+
 use std::{
     fs::File,
     io::{self, Write},
