@@ -15,6 +15,16 @@ use crate::{
 /// The label of disposables, whatever their template's is.
 const DISPOSABLE_LABEL: &str = "red";
 
+/// What a person chose, and what was known of it when the question was shown.
+struct Choice {
+    target: Destination,
+    for_a_while: bool,
+    /// The label that it was shown with.
+    label: String,
+    /// Which VM of that name ran then, or which relay of it; `None` when there was none.
+    instance: Option<u64>,
+}
+
 impl Call {
     /// What policy says, and the person where policy asks.
     pub(super) async fn decide(&self) -> Result<Granted, Refusal> {
@@ -71,12 +81,8 @@ impl Call {
                         template_uuid: None,
                     });
                 }
-                let (chosen, for_a_while) = self.ask(targets, default, &rule, &facts).await?;
-                let granted = self.judge_again(chosen, &facts).await?;
-                Ok(Granted {
-                    for_a_while,
-                    ..granted
-                })
+                let choice = self.ask(targets, default, &rule, &facts).await?;
+                self.judge_again(choice, &facts).await
             }
         }
     }
@@ -174,7 +180,7 @@ impl Call {
         default: Option<Destination>,
         rule: &str,
         facts: &Facts,
-    ) -> Result<(Destination, bool), Refusal> {
+    ) -> Result<Choice, Refusal> {
         let refusal = |outcome, reason: String, notify| Refusal {
             outcome,
             rule: rule.to_owned(),
@@ -187,13 +193,11 @@ impl Call {
             .labels()
             .await
             .map_err(|error| Refusal::failed(&error))?;
-        // A remote VM is as present, and as trusted, as the VM that speaks for it.
-        let here = |name: &str| facts.relay_of(name).unwrap_or(name).to_owned();
         // The admin domain serves nothing and a template is not started for a call, so they are no choice.
         targets.retain(|target| match target {
             Destination::Admin => false,
             Destination::Disposable { .. } => true,
-            Destination::Vm(name) => labels.contains_key(&here(name)),
+            Destination::Vm(name) => labels.contains_key(here(name, facts)),
         });
         // What a person most often means comes first.
         targets.sort_by_key(|target| matches!(target, Destination::Disposable { .. }));
@@ -201,7 +205,14 @@ impl Call {
             let reason = "there is no VM to choose as target".to_owned();
             return Err(refusal(Outcome::Deny, reason, true));
         }
-        let label = |name: &str| labels.get(&here(name)).cloned().unwrap_or_default();
+        let label = |name: &str| labels.get(here(name, facts)).cloned().unwrap_or_default();
+        let label_of = |target: &Destination| match target {
+            Destination::Disposable { .. } => DISPOSABLE_LABEL.to_owned(),
+            Destination::Vm(name) => label(name),
+            Destination::Admin => String::new(),
+        };
+        let running = targets.iter().map(|target| self.running(target, facts));
+        let running: Vec<Option<u64>> = running.collect();
         let question = Question {
             source: AskTarget {
                 name: self.judged().to_string(),
@@ -213,11 +224,7 @@ impl Call {
                 .iter()
                 .map(|target| AskTarget {
                     name: target.to_string(),
-                    label: match target {
-                        Destination::Disposable { .. } => DISPOSABLE_LABEL.to_owned(),
-                        Destination::Vm(name) => label(name),
-                        Destination::Admin => String::new(),
-                    },
+                    label: label_of(target),
                 })
                 .collect(),
             default_target: default
@@ -241,8 +248,14 @@ impl Call {
         }
         let chosen = targets
             .into_iter()
-            .find(|target| target.to_string() == answer.target);
-        let chosen = chosen.map(|target| (target, answer.for_a_while));
+            .zip(running)
+            .find(|(target, _)| target.to_string() == answer.target);
+        let chosen = chosen.map(|(target, instance)| Choice {
+            label: label_of(&target),
+            target,
+            for_a_while: answer.for_a_while,
+            instance,
+        });
         chosen.ok_or_else(|| {
             let reason = "the answer names a target that was no choice".to_owned();
             refusal(Outcome::Deny, reason, true)
@@ -250,7 +263,13 @@ impl Call {
     }
 
     /// While the person thought, rules and VMs may have changed: the choice must still be one, of the same VM.
-    async fn judge_again(&self, chosen: Destination, before: &Facts) -> Result<Granted, Refusal> {
+    async fn judge_again(&self, choice: Choice, before: &Facts) -> Result<Granted, Refusal> {
+        let Choice {
+            target: chosen,
+            for_a_while,
+            label,
+            instance,
+        } = choice;
         let (decision, facts) = self.judge().await?;
         let rule = place(&decision);
         let notify = decision.notify;
@@ -269,6 +288,10 @@ impl Call {
             Verdict::Deny(_) => None,
         };
         let granted = granted.filter(|_| uuid(before, &chosen) == uuid(&facts, &chosen));
+        // What was started again meanwhile, or has another colour, is not what the person looked at.
+        let is_seen = (instance.is_none() || instance == self.running(&chosen, &facts))
+            && self.has_label(&chosen, &facts, &label).await?;
+        let granted = granted.filter(|_| is_seen);
         match granted {
             Some((user, autostart)) => {
                 let granted = Granted {
@@ -280,8 +303,8 @@ impl Call {
                     outcome: Outcome::AskAllowed,
                     rule,
                     notify,
-                    instance: None,
-                    for_a_while: false,
+                    instance,
+                    for_a_while,
                 };
                 self.brought(granted, &facts)
             }
@@ -293,6 +316,36 @@ impl Call {
             }),
         }
     }
+
+    /// Which VM of a name runs now.
+    fn running(&self, target: &Destination, facts: &Facts) -> Option<u64> {
+        let Destination::Vm(name) = target else {
+            return None;
+        };
+        let vm = self.broker.vm(&here(name, facts).parse().ok()?)?;
+        Some(vm.number)
+    }
+
+    /// Whether a place still has the label that it was shown with.
+    async fn has_label(
+        &self,
+        target: &Destination,
+        facts: &Facts,
+        label: &str,
+    ) -> Result<bool, Refusal> {
+        let Destination::Vm(name) = target else {
+            return Ok(true);
+        };
+        let labels = self.broker.peers.labels().await;
+        let labels = labels.map_err(|error| Refusal::failed(&error))?;
+        let now = labels.get(here(name, facts));
+        Ok(now.is_some_and(|now| now == label))
+    }
+}
+
+/// A remote VM is as present, and as trusted, as the VM that speaks for it.
+fn here<'a>(name: &'a str, facts: &'a Facts) -> &'a str {
+    facts.relay_of(name).unwrap_or(name)
 }
 
 fn place(decision: &Decision) -> String {

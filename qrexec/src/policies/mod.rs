@@ -3,7 +3,8 @@
 //! Each call is judged by the files as they are when it comes: the kernel's queue of changes is read before each
 //! decision ([`watch`]), and what it cannot see is looked at ([`disk`]). A new text takes the place of the old one as
 //! a whole. While a file is being written in place, its text is that of before, until its writer closes it or for
-//! [`PATIENCE`]: a file that is half written could lack the very rule that denies. While a file cannot be read or
+//! [`PATIENCE`]: a file that is half written could lack the very rule that denies. (The kernel cuts a file off before it
+//! says so: who looks in between finds an empty one.) While a file cannot be read or
 //! understood, the last policy without a fault holds, less what the new text denies ([`Standing`]). A directory that
 //! does not exist is an empty one, but one of them must exist.
 

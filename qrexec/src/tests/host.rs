@@ -40,6 +40,7 @@ pub(super) struct Host {
     pub(super) disposables: mpsc::UnboundedReceiver<Vmm>,
     running: Arc<Mutex<BTreeSet<String>>>,
     remotes: Arc<Mutex<Remotes>>,
+    repainted: Arc<Mutex<BTreeSet<String>>>,
     next_id: u32,
 }
 
@@ -72,7 +73,9 @@ impl Host {
             runtime: runtime.clone(),
             running: Arc::clone(&running),
             remotes: Arc::clone(&remotes),
+            repainted: Arc::default(),
         };
+        let repainted = Arc::clone(&supervisor.repainted);
         serve_fake(Bus::Supervisor, &runtime, supervisor);
         serve_fake(Bus::Compositor, &runtime, Compositor { ask });
         let connection = Bus::Qrexec.connect(&runtime).await.unwrap();
@@ -83,6 +86,7 @@ impl Host {
             disposables,
             running,
             remotes,
+            repainted,
             next_id: 3,
         };
         host.policy(policy);
@@ -126,6 +130,22 @@ impl Host {
     /// Facts no longer know this VM.
     pub(super) fn remove(&self, name: &str) {
         self.running.lock().unwrap().remove(name);
+    }
+
+    /// This VM gets another label.
+    pub(super) fn repaint(&self, name: &str) {
+        self.repainted.lock().unwrap().insert(name.to_owned());
+    }
+
+    /// A VM is started again, under the number that it had.
+    pub(super) async fn restart(&self, name: &str, id: u32) -> Agent {
+        let (vmm, link) = Vmm::new();
+        self.broker.attach_vm(name, id, link.into()).await.unwrap();
+        let agent = Agent::start(vmm).await;
+        soon("the agent", self.broker.wait_agent(name))
+            .await
+            .unwrap();
+        agent
     }
 
     /// Attaches a VM whose agent has not connected.
@@ -243,16 +263,23 @@ struct Supervisor {
     runtime: PathBuf,
     running: Arc<Mutex<BTreeSet<String>>>,
     remotes: Arc<Mutex<Remotes>>,
+    repainted: Arc<Mutex<BTreeSet<String>>>,
 }
 
 #[zbus::interface(name = "org.casemate.Supervisor1")]
 impl Supervisor {
     fn list(&self) -> Vec<VmInfo> {
+        let repainted = self.repainted.lock().unwrap();
         let info = |name: &&str| VmInfo {
             name: (*name).to_owned(),
             kind: "app".to_owned(),
             state: "running".to_owned(),
-            label: "blue".to_owned(),
+            label: if repainted.contains(*name) {
+                "red"
+            } else {
+                "blue"
+            }
+            .to_owned(),
             template: "debian-12".to_owned(),
             revision: 1,
             id: 0,

@@ -8,5 +8,6 @@ mod grants;
 mod guest;
 mod host;
 mod kills;
+mod overtaken;
 mod policies;
 mod relays;
