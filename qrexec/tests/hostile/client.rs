@@ -215,6 +215,10 @@ fn a_stream_that_ends_at_any_byte_is_a_lost_call_until_the_code_is_there() {
 /// waits for them.
 #[test]
 fn clients_that_hang_keep_nobody_but_clients_waiting() {
+    // The broker, too, has the descriptors of this test.
+    let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    files.current = files.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, files).unwrap();
     let mut policy_socket = None;
     let broker = Broker::prepared("s * work vault allow notify=no\n", |dir| {
         let socket = dir.join("policy.sock");
@@ -232,7 +236,7 @@ fn clients_that_hang_keep_nobody_but_clients_waiting() {
     // More than are served at a time, 256 on each; the rest waits to be accepted.
     let hanging: Vec<UnixStream> = [&host_socket, &policy_socket]
         .into_iter()
-        .flat_map(|socket| (0..300).map(move |_| UnixStream::connect(socket).unwrap()))
+        .flat_map(|socket| (0..1000).map(move |_| UnixStream::connect(socket).unwrap()))
         .collect();
     for number in 0..20 {
         let ident = format!("S{number}");

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -57,22 +57,41 @@ impl Broker {
 
     /// The same; `more` may put something into the directory first.
     pub(crate) fn prepared(policy: &str, more: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        Self::with(policy, more, broker)
+    }
+
+    /// The same, without the right of root to read every file.
+    pub(crate) fn unprivileged(policy: &str, more: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        Self::with(policy, more, |dir| {
+            let broker = broker(dir);
+            if !rustix::process::getuid().is_root() {
+                return broker;
+            }
+            let mut command = Command::new("setpriv");
+            command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]);
+            command.arg(broker.get_program()).args(broker.get_args());
+            command
+        })
+    }
+
+    fn with(
+        policy: &str,
+        more: impl FnOnce(&Path) -> Vec<String>,
+        command: impl FnOnce(&Path) -> Command,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("policy")).unwrap();
         fs::write(dir.path().join("policy/10.policy"), policy).unwrap();
         fs::write(dir.path().join("facts.json"), FACTS).unwrap();
         let more = more(dir.path());
-        let child = Self::spawn(dir.path(), &more);
-        Self { child, dir }
-    }
-
-    fn spawn(dir: &Path, more: &[String]) -> Child {
-        broker(dir)
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let child = command(dir.path())
             .args(more)
             .stdin(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
-            .unwrap()
+            .unwrap();
+        Self { child, dir }
     }
 
     pub(crate) fn path(&self) -> &Path {

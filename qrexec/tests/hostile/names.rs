@@ -242,3 +242,56 @@ fn who_calls_is_known_from_the_stream() {
     assert!(matches!(work.next(), Some(ToAgent::Execute(..))));
     vault.connects("SAME");
 }
+
+/// Whatever a VM writes as its service, target or source, audit log and journal are lines of plain text.
+#[test]
+fn nothing_that_a_vm_writes_reaches_the_records_as_it_is() {
+    let broker = Broker::start("s* * work vault allow notify=no\n", &[]);
+    let mut work = Agent::start(&broker, 3, 4);
+    let mut calls = 0;
+    let mut call = |source: &[u8], target: &[u8], service: &[u8]| {
+        calls += 1;
+        let ident = format!("R{calls}");
+        // The fields as they are, not as our codec would have them.
+        let mut body = [[0; 64], [0; 64]].concat();
+        body[..source.len()].copy_from_slice(source);
+        body[64..][..target.len()].copy_from_slice(target);
+        body.extend_from_slice(&[0; 32]);
+        body[128..][..ident.len()].copy_from_slice(ident.as_bytes());
+        body.extend_from_slice(service);
+        body.push(0);
+        let mut frame = 0x213_u32.to_le_bytes().to_vec();
+        frame.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
+        frame.extend(body);
+        work.bytes(&frame);
+        work.is_refused(&ident);
+    };
+    for first in (1..=255_u8).step_by(6) {
+        let bytes: Vec<u8> = (first..=first.saturating_add(5)).collect();
+        call(b"", b"vault", &[&b"x"[..], &bytes].concat());
+        call(b"", &bytes, b"s");
+        call(&bytes, b"vault", b"s");
+    }
+    let lines = "a\n{\"result\":\"allow\",\"source\":\"dom0\"}\r\n2026-01-01T00:00:00Z INFO call"
+        .as_bytes();
+    let escapes = "\u{1b}[2J\u{1b}]0;x\u{7}\u{9b}31m\u{202e}\u{2066}\u{e0001}".as_bytes();
+    for bytes in [lines, escapes] {
+        call(b"", b"vault", bytes);
+        let field = &bytes[..bytes.len().min(63)];
+        call(b"", field, b"s");
+        call(field, b"vault", b"s");
+    }
+    let audit = broker.audit();
+    assert_eq!(audit.len(), calls);
+    assert!(audit.iter().all(|line| line["source"] == "work"));
+    for name in ["audit.jsonl", "log"] {
+        let text = std::fs::read(broker.path().join(name)).unwrap();
+        let plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n');
+        let odd = text.iter().position(|byte| !plain(byte));
+        let place = odd.map(|at| String::from_utf8_lossy(&text[at.saturating_sub(80)..at]));
+        assert_eq!(place, None, "{name}");
+    }
+    let log = std::fs::read_to_string(broker.path().join("log")).unwrap();
+    assert!(log.lines().count() >= calls, "each call is a line");
+    assert!(!log.lines().any(|line| line.starts_with('{')), "{log}");
+}

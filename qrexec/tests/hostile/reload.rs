@@ -9,9 +9,10 @@ use std::{
 use crate::house::{Agent, Broker};
 
 /// Where `a` is allowed in line 1 and `b` denied in line 2.
-const OLD: &str = "a * work vault allow notify=no\nb * work vault deny notify=no\n";
+pub(crate) const OLD: &str = "a * work vault allow notify=no\nb * work vault deny notify=no\n";
 /// Where it is the other way round, two lines further down.
-const NEW: &str = "#\n#\na * work vault deny notify=no\nb * work vault allow notify=no\n";
+pub(crate) const NEW: &str =
+    "#\n#\na * work vault deny notify=no\nb * work vault allow notify=no\n";
 
 /// How many calls there are for each way of replacing.
 const CALLS: usize = 60;
@@ -23,7 +24,7 @@ fn write_in_halves(place: &Path, text: &str) {
 }
 
 /// Puts a link into the place of a file, which is never away meanwhile: a person who removes a file takes its rules away.
-fn link(to: &str, place: &Path) {
+pub(crate) fn link(to: &str, place: &Path) {
     let new = place.with_extension("new");
     symlink(to, &new).unwrap();
     fs::rename(new, place).unwrap();

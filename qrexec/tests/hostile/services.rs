@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{Read, Write},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -188,4 +188,56 @@ fn a_service_that_was_stopped_gives_its_slot_back_when_its_caller_goes() {
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     real.is_gone("pid");
     real.broker.idle();
+}
+
+/// Services that would go on for ever, each in more calls than one; their callers read nothing, and go.
+#[test]
+fn services_without_end_give_all_their_slots_back() {
+    const EACH: usize = 8;
+    let real = Real::start(Broker::start(ALLOW, &[]));
+    let rows = [
+        "yes",
+        "head -c 10737418240 /dev/zero",
+        "exec >&-; exec sleep 1000",
+        "exec >&- 2>&-; exec sleep 1000",
+        "exec <&-; exec sleep 1000",
+        "cat > /dev/null; exec sleep 1000",
+        "(sleep 1000 &); exec sleep 1000",
+        "kill -STOP $$",
+    ];
+    let mut tools = Vec::new();
+    for (number, does) in rows.into_iter().enumerate() {
+        let name = format!("s{number}");
+        real.service(&name, &format!("echo $$ >> pids\n{does}"));
+        tools.extend((0..EACH).map(|_| real.call(&name)));
+    }
+    let all = EACH * rows.len();
+    let pids = || fs::read_to_string(real.path("pids")).unwrap_or_default();
+    until("all services", || pids().lines().count() == all);
+    until("all calls", || {
+        let calls = real.broker.calls();
+        calls.iter().filter(|call| call.state == "running").count() == all
+    });
+    // One more is served as if they were not there.
+    real.service("well", "cat; exit 3");
+    let mut tool = real.call("well");
+    tool.stdin.take().unwrap().write_all(b"words").unwrap();
+    let mut output = String::new();
+    let mut stdout = tool.stdout.take().unwrap();
+    stdout.read_to_string(&mut output).unwrap();
+    assert_eq!((output.as_str(), code(&mut tool)), ("words", Some(3)));
+
+    for mut tool in tools {
+        tool.kill().unwrap();
+        tool.wait().unwrap();
+    }
+    real.broker.idle();
+    assert_eq!(real.broker.sockets(), [] as [PathBuf; 0]);
+    for pid in pids().lines() {
+        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+        // One that is stopped hears of its end when it is continued; most have gone.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
+        fs::write(real.path("one"), pid.as_raw_nonzero().to_string()).unwrap();
+        real.is_gone("one");
+    }
 }
