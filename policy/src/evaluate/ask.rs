@@ -1,5 +1,7 @@
 //! The list that an ask offers to the person.
 
+use std::borrow::Cow;
+
 use crate::{
     decision::{Destination, Party},
     evaluate::{destination, runs},
@@ -33,43 +35,78 @@ pub(super) fn offered<'p>(
     autostart: bool,
     facts: &Facts,
 ) -> Vec<Destination> {
-    let mut spots = spots(source, autostart, facts);
-    let mut open = spots.len();
-    for rule in rules {
-        if open == 0 {
-            break;
+    let words = words(rules, source, facts);
+    let mut offered = Vec::with_capacity(facts.domains.len());
+    let mut look = |spot: Spot<'_>| {
+        let word = words.iter().find(|word| spot.is_meant(word));
+        if word.is_some_and(|word| word.offers) {
+            offered.push(spot.destination());
         }
-        if !rule.source.matches_source(&source, facts) {
-            continue;
-        }
-        let redirect = rule.redirect().cloned().map(Pattern::from);
-        let pattern = redirect.as_ref().unwrap_or(&rule.target);
-        let named = match pattern {
-            Pattern::Vm(vm) | Pattern::DisposableOf(vm) => facts.find(vm),
-            _ => None,
-        };
-        let word = match rule.action {
-            Action::Deny => Word::Denied,
-            Action::Allow { .. } | Action::Ask { .. } => Word::Offered,
-        };
-        for (spot, state) in &mut spots {
-            if *state == Word::Open && spot.is_meant(pattern, named) {
-                *state = word;
-                open -= 1;
+    };
+    if source != Party::Admin {
+        look(Spot::Admin);
+    }
+    let vms = || facts.vms().filter(|(_, domain)| !domain.internal);
+    // A new disposable has to be started.
+    if autostart {
+        let own = facts.default_dispvm(source.name());
+        for (template, domain) in vms() {
+            let default = own == Some(template);
+            // A default that is no template is found out when a disposable is made from it, as in the reference.
+            if domain.template_for_dispvms || default {
+                look(Spot::Disposable {
+                    template,
+                    domain,
+                    default,
+                });
             }
         }
     }
-    let offered = spots.iter().filter(|(_, state)| *state == Word::Offered);
-    offered.map(|(spot, _)| spot.destination()).collect()
+    for (name, domain) in vms() {
+        if (autostart || domain.running) && source != Party::Vm(name) {
+            look(Spot::Vm(name, domain));
+        }
+    }
+    offered
 }
 
-/// What was said about a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Word {
-    /// Nothing yet.
-    Open,
-    Offered,
-    Denied,
+/// What a rule says of the places that its pattern means.
+struct Word<'p, 'f> {
+    pattern: Cow<'p, Pattern>,
+    /// The VM that the pattern names, if it exists.
+    named: Option<&'f str>,
+    offers: bool,
+}
+
+/// What the rules that mean this caller say, the first one first.
+fn words<'p, 'f>(
+    rules: impl Iterator<Item = &'p Rule>,
+    source: Party<'_>,
+    facts: &'f Facts,
+) -> Vec<Word<'p, 'f>> {
+    let mut words = Vec::new();
+    for rule in rules {
+        if !rule.source.matches_source(&source, facts) {
+            continue;
+        }
+        let pattern = match rule.redirect() {
+            Some(wish) => Cow::Owned(Pattern::from(wish.clone())),
+            None => Cow::Borrowed(&rule.target),
+        };
+        let is_last = *pattern == Pattern::Everything;
+        words.push(Word {
+            named: match &*pattern {
+                Pattern::Vm(vm) | Pattern::DisposableOf(vm) => facts.find(vm),
+                _ => None,
+            },
+            pattern,
+            offers: rule.action != Action::Deny,
+        });
+        if is_last {
+            break;
+        }
+    }
+    words
 }
 
 /// A place that could be offered.
@@ -84,34 +121,11 @@ enum Spot<'f> {
     },
 }
 
-/// Every place but those that are never offered, in the order of [`Destination`].
-fn spots<'f>(source: Party<'_>, autostart: bool, facts: &'f Facts) -> Vec<(Spot<'f>, Word)> {
-    let default = facts.default_dispvm(source.name());
-    let vms = || facts.vms().filter(|(_, domain)| !domain.internal);
-    let admin = (source != Party::Admin).then_some(Spot::Admin);
-    // A new disposable has to be started.
-    let disposables = vms()
-        .filter(|_| autostart)
-        .filter_map(|(template, domain)| {
-            let default = default == Some(template);
-            // A default that is no template is found out when a disposable is made from it, as in the reference.
-            (domain.template_for_dispvms || default).then_some(Spot::Disposable {
-                template,
-                domain,
-                default,
-            })
-        });
-    let others =
-        vms().filter(|(name, domain)| (autostart || domain.running) && source != Party::Vm(name));
-    let others = others.map(|(name, domain)| Spot::Vm(name, domain));
-    let spots = admin.into_iter().chain(disposables).chain(others);
-    spots.map(|spot| (spot, Word::Open)).collect()
-}
-
 impl Spot<'_> {
-    /// Whether a pattern means this place; `named` is the VM that the pattern names, if it exists.
-    fn is_meant(&self, pattern: &Pattern, named: Option<&str>) -> bool {
-        match (pattern, self) {
+    /// Whether the pattern means this place.
+    fn is_meant(&self, word: &Word<'_, '_>) -> bool {
+        let named = word.named;
+        match (&*word.pattern, self) {
             (Pattern::Everything, _) | (Pattern::Admin, Self::Admin) => true,
             (Pattern::AnyVm, spot) => !matches!(spot, Self::Admin),
             (Pattern::Vm(_), Self::Vm(name, _)) => named == Some(*name),
