@@ -20,6 +20,7 @@ use crate::fake::{Descriptor, NEXT, QUEUE, WRITE};
 use crate::lock;
 use crate::net::{Net, Wire};
 use crate::rng::{Clock, Rng};
+use crate::snd::Sound;
 use crate::virtio::VirtioDevice;
 use crate::vsock::{GuestCid, Vsock};
 
@@ -34,10 +35,13 @@ pub(super) enum Target {
     Console,
     Rng,
     Balloon,
+    SndControl,
+    SndTx,
+    SndRx,
 }
 
 /// All of them.
-pub(super) const TARGETS: [Target; 8] = [
+pub(super) const TARGETS: [Target; 11] = [
     Target::Blk,
     Target::NetTx,
     Target::NetRx,
@@ -46,6 +50,9 @@ pub(super) const TARGETS: [Target; 8] = [
     Target::Console,
     Target::Rng,
     Target::Balloon,
+    Target::SndControl,
+    Target::SndTx,
+    Target::SndRx,
 ];
 
 /// The host's end of a device.
@@ -70,7 +77,7 @@ impl ConsoleSink for Printed {
     }
 }
 
-/// A second passes whenever anyone looks: the bucket of random bytes is always full.
+/// A second passes whenever anyone looks: the bucket of random bytes is always full, and what is played was heard.
 #[derive(Debug, Default)]
 struct Generous(Mutex<Duration>);
 
@@ -145,6 +152,9 @@ impl Target {
             Self::Console => "console",
             Self::Rng => "rng",
             Self::Balloon => "balloon",
+            Self::SndControl => "snd_control",
+            Self::SndTx => "snd_tx",
+            Self::SndRx => "snd_rx",
         }
     }
 
@@ -153,7 +163,15 @@ impl Target {
         match self {
             Self::NetTx | Self::VsockTx | Self::Console => 1,
             Self::Blk | Self::NetRx | Self::VsockRx | Self::Rng | Self::Balloon => 0,
+            Self::SndControl => 0,
+            Self::SndTx => 2,
+            Self::SndRx => 3,
         }
+    }
+
+    /// Whether the device keeps a good request until time has passed.
+    pub(super) fn holds(self) -> bool {
+        matches!(self, Self::SndTx | Self::SndRx)
     }
 
     /// Features that are left out, so that one frame needs one chain.
@@ -206,11 +224,21 @@ impl Target {
                 let balloon = Balloon::new().expect("eventfd");
                 (Arc::new(Mutex::new(balloon)), Far::Nothing)
             }
+            Self::SndControl | Self::SndTx | Self::SndRx => {
+                let sound = Sound::new(true, None, Box::new(Generous::default())).expect("timer");
+                (Arc::new(Mutex::new(sound)), Far::Nothing)
+            }
         }
     }
 
     /// Right after the start: what the other queue of the device needs.
     pub(super) fn prepare(self, machine: &mut Machine) {
+        if matches!(self, Self::SndTx | Self::SndRx) {
+            let stream = u32::from(self == Self::SndRx);
+            for request in sound_start(stream) {
+                ask_card(machine, &request);
+            }
+        }
         if self == Self::VsockTx {
             let heads: Vec<u16> = (0..QUEUE).collect();
             machine.offer_on(0, &partner_buffers(WRITE), &heads);
@@ -322,8 +350,31 @@ impl Target {
                 }
                 vec![(BUFFERS, 4, NEXT, 1), (second, 4, 0, 0)]
             }
+            Self::SndControl => {
+                machine.write(BUFFERS, &STREAM_QUERY.map(u32::to_le_bytes).concat());
+                vec![(BUFFERS, 16, NEXT, 1), (second, 36, WRITE, 0)]
+            }
+            Self::SndTx => {
+                machine.write(BUFFERS, &[0; 4]);
+                vec![
+                    (BUFFERS, 4, NEXT, 1),
+                    (second, 512, NEXT, 2),
+                    (third, 8, WRITE, 0),
+                ]
+            }
+            Self::SndRx => {
+                machine.write(BUFFERS, &[1, 0, 0, 0]);
+                vec![
+                    (BUFFERS, 4, NEXT, 1),
+                    (second, 512, NEXT | WRITE, 2),
+                    (third, 8, WRITE, 0),
+                ]
+            }
         }
     }
+
+    /// Where a request to the card and its answer are when another queue is under attack.
+    pub(super) const CARD_ANSWER: u64 = PARTNER + PARTNER_LEN;
 
     /// Where the device put an answer of vsock that came with this head.
     pub(super) fn answer_at(head: u32) -> u64 {
@@ -344,6 +395,9 @@ impl Target {
             Self::NetRx => 72,
             Self::VsockRx => 44,
             Self::Rng => 64,
+            Self::SndControl => 36,
+            Self::SndTx => 8,
+            Self::SndRx => 520,
             Self::NetTx | Self::VsockTx | Self::Console | Self::Balloon => 0,
         };
         assert_eq!(written, expected, "bytes written");
@@ -383,8 +437,45 @@ impl Target {
                     assert_eq!(machine.read(page * 0x1000, PAGE), vec![0; PAGE]);
                 }
             }
+            Self::SndControl => {
+                let answer = machine.read(second, 36);
+                assert_eq!(answer[..4], SOUND_OK, "status");
+                assert_eq!(answer[28..31], [0, 1, 2], "one to play, up to stereo");
+            }
+            Self::SndTx => assert_eq!(machine.read(BUFFERS + 0x2000, 4), SOUND_OK),
+            Self::SndRx => {
+                assert_eq!(machine.read(BUFFERS + 0x2000, 4), SOUND_OK);
+                assert_eq!(machine.read(second, 512), [0; 512], "silence");
+            }
         }
     }
+}
+
+/// The first stream's information.
+const STREAM_QUERY: [u32; 4] = [0x100, 0, 1, 32];
+/// The status of what went well.
+pub(super) const SOUND_OK: [u8; 4] = [0, 0x80, 0, 0];
+
+/// Requests that start a stream: S16, stereo, 48 kHz, four periods of 512 bytes.
+pub(super) fn sound_start(stream: u32) -> [Vec<u8>; 3] {
+    [
+        [0x101, stream, 2048, 512, 0, 0x0007_0502].as_slice(),
+        &[0x102, stream],
+        &[0x104, stream],
+    ]
+    .map(|words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect())
+}
+
+/// Sends the card a request that goes well, on a queue that is not under attack.
+fn ask_card(machine: &mut Machine, request: &[u8]) {
+    machine.write(PARTNER, request);
+    let len = u32::try_from(request.len()).expect("small");
+    let chain = [(PARTNER, len, NEXT, 1), (Target::CARD_ANSWER, 4, WRITE, 0)];
+    machine.offer_on(0, &chain, &[0]);
+    machine.kick(0);
+    machine.run();
+    assert_eq!(machine.collect(0), [(0, 4)]);
+    assert_eq!(machine.read(Target::CARD_ANSWER, 4), SOUND_OK);
 }
 
 fn partner_buffers(flags: u16) -> Vec<Descriptor> {

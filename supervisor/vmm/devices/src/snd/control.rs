@@ -2,12 +2,12 @@
 
 use super::device::{Active, Sound};
 use super::line::Turn;
-use super::message::{EVENT_LEN, Item, Query, Request, Status, jack_event};
+use super::message::{Command, EVENT_LEN, Item, Query, Request, Status, jack_event};
 use super::parameters::Direction;
 use crate::virtio::QueueError;
 
 impl Sound {
-    /// Answers requests. All I/O messages that the guest queued before it sent one are known by then.
+    /// Answers requests.
     pub(super) fn control_turn(&mut self, active: &mut Active) -> Result<Turn, QueueError> {
         for _ in 0..active.control.budget() {
             let Some(chain) = active.control.pop(&active.memory)? else {
@@ -19,9 +19,9 @@ impl Sound {
             };
             let head = chain.head_index();
             let mut written = 0;
-            if self.buffers.load(chain, &active.memory).is_ok() {
-                let room = self.buffers.writable().len();
-                let request = Request::read(self.buffers.readable(), &active.memory);
+            if self.request.load(chain, &active.memory).is_ok() {
+                let room = self.request.writable().len();
+                let request = Request::read(self.request.readable(), &active.memory);
                 let answer = match request {
                     // Without room for a status nothing is done that could not be answered.
                     _ if room < 4 => Vec::new(),
@@ -32,7 +32,7 @@ impl Sound {
                     }
                     Err(status) => status.code().to_le_bytes().to_vec(),
                 };
-                written = self.buffers.writable().write(&active.memory, &answer);
+                written = self.request.writable().write(&active.memory, &answer);
             }
             let written = u32::try_from(written).unwrap_or(0);
             active.control.complete(&active.memory, head, written)?;
@@ -61,20 +61,18 @@ impl Sound {
     fn command(
         &mut self,
         number: u32,
-        command: super::message::Command,
+        command: Command,
         active: &mut Active,
     ) -> Result<Status, QueueError> {
+        let directions = self.directions();
         let place = usize::try_from(number).unwrap_or(usize::MAX);
         let now = self.clock.now();
-        match self.directions().get(place) {
-            Some(Direction::Playback) => {
-                self.playback
-                    .command(command, now, &mut active.tx, &active.memory)
-            }
-            Some(Direction::Capture) => {
-                self.capture
-                    .command(command, now, &mut active.rx, &active.memory)
-            }
+        let Active { memory, tx, rx, .. } = active;
+        // What the guest queued before a release is given back before its answer.
+        let buffers = (command == Command::Release).then_some(&mut self.buffers);
+        match directions.get(place) {
+            Some(Direction::Playback) => self.playback.command(command, now, tx, memory, buffers),
+            Some(Direction::Capture) => self.capture.command(command, now, rx, memory, buffers),
             None => Ok(Status::BadMessage),
         }
     }

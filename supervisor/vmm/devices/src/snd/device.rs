@@ -47,12 +47,16 @@ pub struct Sound {
     pub(super) clock: Box<dyn Clock>,
     timer: TimerFd,
     mailbox: Arc<Mailbox>,
+    /// Of an I/O message or an event, and of a request.
     pub(super) buffers: Buffers,
+    pub(super) request: Buffers,
     warnings: Throttle,
     pub(super) playback: Line<Playing>,
     pub(super) capture: Line<Recording>,
     /// Whether the guest thinks that a microphone is plugged in.
     pub(super) told: bool,
+    /// Whether the mailbox is watched.
+    gets_mail: bool,
     /// What the guest thinks comes from a snapshot, not from this device.
     restored: bool,
     active: Option<Active>,
@@ -101,10 +105,12 @@ impl Sound {
             timer: TimerFd::new()?,
             mailbox: Arc::new(mailbox),
             buffers: Buffers::default(),
+            request: Buffers::default(),
             warnings: Throttle::default(),
             playback: Line::new(),
             capture: Line::new(),
             told: false,
+            gets_mail: false,
             restored: false,
             active: None,
         })
@@ -146,11 +152,10 @@ impl Sound {
         now: Duration,
         registrar: &mut Registrar<'_>,
     ) -> Result<(), QueueError> {
+        let control = self.control_turn(active)?;
         let Active { memory, tx, rx, .. } = active;
         let more_tx = self.playback.take_messages(tx, memory, &mut self.buffers)?;
         let more_rx = self.capture.take_messages(rx, memory, &mut self.buffers)?;
-        let control = self.control_turn(active)?;
-        let Active { memory, tx, rx, .. } = active;
         let played = self.playback.turn(now, tx, memory, registrar, SPEAKER)?;
         let recorded = self.capture.turn(now, rx, memory, registrar, MICROPHONE)?;
         let events = self.event_turn(active)?;
@@ -189,18 +194,16 @@ impl Sound {
             let _ = registrar.remove(&queue.kick);
         }
         let _ = registrar.remove(&self.timer);
-        let _ = registrar.remove(&self.mailbox.wake);
-        self.playback.reset();
-        self.capture.reset();
+        self.forget_driver(registrar);
+    }
+
+    /// Streams are new again; hosts and mail stay.
+    fn forget_driver(&mut self, registrar: &mut Registrar<'_>) {
+        self.playback.reset(registrar);
+        self.capture.reset(registrar);
         self.told = false;
-        // Into the mail, where a grant can be taken back while there is no driver; what is new there is newer.
-        let speaker = self.playback.detach(registrar);
-        let microphone = self.capture.detach(registrar);
-        let mut mail = lock(&self.mailbox.mail);
-        mail.speaker = mail.speaker.take().or(speaker);
-        if mail.microphone.is_none() && microphone.is_some() {
-            mail.microphone = Some(microphone);
-        }
+        // On the loop's thread the hosts are told. Fails only when the counter is full, and then the loop is awake.
+        let _ = self.mailbox.wake.write(1);
     }
 
     /// What is true between any two turns.
@@ -262,11 +265,23 @@ impl VirtioDevice for Sound {
             queue.kick_again();
         }
         registrar.add(&self.timer, TIMER, Interest::Read)?;
-        registrar.add(&self.mailbox.wake, MAIL, Interest::Read)?;
+        // For ever: grants are given and taken back while there is no driver, too.
+        if !self.gets_mail {
+            registrar.add(&self.mailbox.wake, MAIL, Interest::Read)?;
+            self.gets_mail = true;
+        }
         Ok(())
     }
 
     fn handle(&mut self, token: u32, _ready: Ready, registrar: &mut Registrar<'_>) {
+        let now = self.clock.now();
+        if token == MAIL {
+            let _ = self.mailbox.wake.read();
+        }
+        // Whatever the event: a grant that was taken back must not be used once more.
+        self.take_mail(now, registrar);
+        self.playback.catch_up();
+        self.capture.catch_up();
         // Taken out while in use, because a turn also needs the streams.
         let Some(mut active) = self.active.take() else {
             return;
@@ -278,12 +293,8 @@ impl VirtioDevice for Sound {
             RX => active.rx.drain_kick(),
             // One shot: disarmed, it is no longer ready.
             TIMER => drop(self.timer.clear()),
-            MAIL => drop(self.mailbox.wake.read()),
             _ => {}
         }
-        let now = self.clock.now();
-        // Whatever the event: a grant that was taken back must not be used once more.
-        self.take_mail(now, registrar);
         match self.turn(&mut active, now, registrar) {
             Ok(()) => {
                 self.active = Some(active);
@@ -348,9 +359,7 @@ impl VirtioDevice for Sound {
         if let Some(active) = self.active.take() {
             self.deactivate(&active, registrar);
         } else {
-            self.playback.reset();
-            self.capture.reset();
-            self.told = false;
+            self.forget_driver(registrar);
         }
         self.restored = false;
     }

@@ -36,6 +36,8 @@ pub(super) struct Line<F> {
     begun: bool,
     /// When to tell it again, if it was not.
     rejoin: Duration,
+    /// The host was not told that the last run has ended.
+    unsaid: bool,
     messages: VecDeque<Message>,
     /// Bytes of samples of all messages.
     bytes: u64,
@@ -80,6 +82,7 @@ impl<F: Flow> Line<F> {
             pacer: None,
             begun: false,
             rejoin: Duration::ZERO,
+            unsaid: false,
             messages: VecDeque::new(),
             bytes: 0,
             done: 0,
@@ -112,6 +115,8 @@ impl<F: Flow> Line<F> {
     ) {
         self.detach(registrar);
         self.flow.forget(self.done);
+        self.unsaid = false;
+        self.begun = false;
         self.host = host.map(|host| Attached {
             host,
             watched: false,
@@ -121,13 +126,13 @@ impl<F: Flow> Line<F> {
         }
     }
 
-    /// Takes the host away, to be kept elsewhere.
-    pub(super) fn detach(&mut self, registrar: &mut Registrar<'_>) -> Option<Box<dyn Host>> {
-        let attached = self.host.take()?;
-        if attached.watched {
+    /// Closes what is at the other end.
+    fn detach(&mut self, registrar: &mut Registrar<'_>) {
+        if let Some(attached) = self.host.take()
+            && attached.watched
+        {
             let _ = registrar.remove(&attached.host.descriptor());
         }
-        Some(attached.host)
     }
 
     /// The driver is there: a stream that was saved while it ran goes on.
@@ -137,13 +142,26 @@ impl<F: Flow> Line<F> {
         }
     }
 
-    /// Back to where it was new; the host stays.
-    pub(super) fn reset(&mut self) {
-        if self.pacer.is_some() {
-            self.end();
+    /// Back to where it was new; the host stays, and is told of the end by [`Line::catch_up`]: a reset may come on a
+    /// vCPU's thread, which must not send.
+    pub(super) fn reset(&mut self, registrar: &mut Registrar<'_>) {
+        if let Some(attached) = &mut self.host
+            && std::mem::take(&mut attached.watched)
+        {
+            let _ = registrar.remove(&attached.host.descriptor());
         }
+        self.pacer = None;
+        self.unsaid = std::mem::take(&mut self.begun);
         self.stream = Stream::Unset;
         self.forget_messages();
+    }
+
+    /// Tells the host what a reset could not.
+    pub(super) fn catch_up(&mut self) {
+        if std::mem::take(&mut self.unsaid) && self.pacer.is_none() {
+            self.begun = true;
+            self.tell_end();
+        }
     }
 
     fn forget_messages(&mut self) {
@@ -153,14 +171,18 @@ impl<F: Flow> Line<F> {
         self.flow.forget(0);
     }
 
-    /// Takes a command of the guest.
+    /// Takes a command of the guest; with `buffers`, after the messages that it has queued.
     pub(super) fn command(
         &mut self,
         command: Command,
         now: Duration,
         queue: &mut ActiveQueue,
         memory: &Memory,
+        buffers: Option<&mut Buffers>,
     ) -> Result<Status, QueueError> {
+        if let Some(buffers) = buffers {
+            self.take_messages(queue, memory, buffers)?;
+        }
         let effect = match self.stream.take(command) {
             Ok(effect) => effect,
             Err(status) => return Ok(status),
@@ -384,7 +406,7 @@ impl<F: Flow> Line<F> {
 
     /// Goes on without a host that is gone.
     fn lose(&mut self, now: Duration, registrar: &mut Registrar<'_>) {
-        drop(self.detach(registrar));
+        self.detach(registrar);
         self.begun = false;
         self.latency = 0;
         self.flow.forget(self.done);

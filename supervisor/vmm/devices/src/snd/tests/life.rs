@@ -68,6 +68,21 @@ fn messages_are_taken_only_while_the_stream_is_prepared() {
 }
 
 #[test]
+fn a_release_waits_for_what_was_queued_before_it() {
+    let mut guest = Guest::new(false, None);
+    command(&mut guest, 0, SET);
+    command(&mut guest, 0, PREPARE);
+    // Queued, and the device not told of it.
+    let at = slot_at(TX, 0);
+    guest.write(at, &[0; 4]);
+    let chain = [(at, 4 + PERIOD, NEXT, 1), (at + STATUS_AT, 8, WRITE, 0)];
+    guest.activated.offer(TX, &chain, &[0]);
+    assert_eq!(command(&mut guest, 0, RELEASE), OK);
+    assert_eq!(guest.new_used(TX), [(0, 8)]);
+    assert_eq!(guest.word(at + STATUS_AT), OK);
+}
+
+#[test]
 fn a_new_beginning_gives_back_what_waited() {
     for again in [SET, PREPARE] {
         let mut guest = Guest::new(false, None);

@@ -247,8 +247,8 @@ fn a_guest_that_leaves_leaves_the_host() {
     guest.play(0, &samples(0, PERIOD));
     guest.activated.restart();
     guest.seen = [0; 4];
-    assert_eq!(far.ended(), [1]);
     guest.rest();
+    assert_eq!(far.ended(), [1]);
     guest.start(0);
     guest.play(0, &samples(1, PERIOD));
     assert_eq!(far.runs(), 2, "the same host after a reset");

@@ -93,7 +93,11 @@ fn a_grant_while_there_is_no_driver_can_be_taken_back() {
     assert_eq!(far.runs(), 1);
     // The device is reset and nobody starts it.
     guest.activated.stop();
+    assert!(far.ended().is_empty(), "not on the thread of a vCPU");
+    guest.activated.rest();
+    assert_eq!(far.ended(), [1]);
     guest.handle.revoke();
+    guest.activated.rest();
     assert_eq!(Arc::strong_count(&far.script), 1);
 }
 
