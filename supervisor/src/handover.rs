@@ -95,6 +95,7 @@ pub(crate) fn describe(
         control: files.add(ends.control),
         networks: Vec::new(),
         balloon: true,
+        sound: None,
         restore: None,
         assigned: None,
         links: vec![

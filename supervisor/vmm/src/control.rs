@@ -8,8 +8,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use casemate_devices::balloon::{BalloonHandle, PAGE};
 use casemate_devices::event_loop::{EventLoop, Interest, Ready, Registrar, Subscriber};
+use casemate_devices::snd::{Host, Mixer};
 use casemate_devices::vsock::VsockHandle;
 use casemate_link::{Error as LinkError, Packet, PacketSocket};
 use casemate_vm::{Mebibytes, RamSize, VmClass};
@@ -18,6 +20,7 @@ use casemate_vmm_control::{
 };
 use rustix::net::SocketFlags;
 
+use crate::devices::SoundCard;
 use crate::machine::Line;
 use crate::plug::Plugs;
 use crate::snapshot::Saver;
@@ -49,6 +52,8 @@ pub(crate) struct Reach {
     pub(crate) balloon: Option<BalloonHandle>,
     /// Attaches links.
     pub(crate) vsock: VsockHandle,
+    /// Decides who hears and is heard.
+    pub(crate) sound: Option<SoundCard>,
     /// Presses the power button.
     pub(crate) power_button: Line,
     /// Adds and removes devices.
@@ -192,6 +197,20 @@ impl Server {
                     _ => self.send(&failed("a link needs exactly one descriptor")),
                 }
             }
+            Ok(Action::AttachSpeaker) => {
+                let attached = self.attach_speaker(packet.descriptors);
+                self.refuse(attached);
+            }
+            Ok(Action::GrantRecording) => {
+                let granted = self.grant_recording(packet.descriptors);
+                self.refuse(granted);
+            }
+            Ok(Action::RevokeRecording) => {
+                if let Some(card) = &self.reach.sound {
+                    card.handle.revoke();
+                }
+                self.send(&self.state());
+            }
             Ok(Action::PowerButton) => self.reach.power_button.pulse(),
             Ok(Action::AddDisk { serial, read_only }) => {
                 let plugs = &self.reach.plugs;
@@ -238,6 +257,22 @@ impl Server {
                 }
             }
         }
+    }
+
+    fn attach_speaker(&self, descriptors: Vec<OwnedFd>) -> anyhow::Result<()> {
+        let host = mixer(descriptors)?;
+        let card = self.reach.sound.as_ref();
+        let card = card.context("the VM has no sound card")?;
+        card.handle.attach_speaker(host);
+        Ok(())
+    }
+
+    fn grant_recording(&self, descriptors: Vec<OwnedFd>) -> anyhow::Result<()> {
+        let host = mixer(descriptors)?;
+        let card = self.reach.sound.as_ref().filter(|card| card.can_record);
+        let card = card.context("the VM has no sound card that can record")?;
+        card.handle.grant(host);
+        Ok(())
     }
 
     fn snapshot(&self, key: &SnapshotKey, files: Vec<OwnedFd>) -> Result<(), String> {
@@ -327,6 +362,14 @@ impl Server {
             let _ = registrar.remove(&connection.socket.as_fd().as_raw_fd());
         }
     }
+}
+
+/// The mixer behind the one descriptor of a message.
+fn mixer(descriptors: Vec<OwnedFd>) -> anyhow::Result<Box<dyn Host>> {
+    let [socket] = <[OwnedFd; 1]>::try_from(descriptors)
+        .ok()
+        .context("sound needs exactly one descriptor")?;
+    Ok(Box::new(Mixer::new(socket)))
 }
 
 fn failed(what: &str) -> Event {

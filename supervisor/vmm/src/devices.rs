@@ -2,6 +2,7 @@
 //!
 //! Order on the bus is the guest's order: disks first, so that the first one is `vda`.
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use casemate_devices::net::{Net, Wire};
 use casemate_devices::pci::{ConfigPorts, Ecam, HotPlug, MsiRouter, PciFunction, PciRoot};
 use casemate_devices::rng::{MonotonicClock, Rng};
 use casemate_devices::serial::Serial;
+use casemate_devices::snd::{Host, Mixer, Sound, SoundHandle};
 use casemate_devices::virtio::{HostServices, VirtioDevice, VirtioPci};
 use casemate_devices::vsock::{GuestCid, Vsock, VsockHandle};
 use casemate_devices::window_memory::WindowMemory;
@@ -25,7 +27,7 @@ use casemate_link::PacketSocket;
 use casemate_vm::VmId;
 use casemate_vmm_control::{LinkKind, MacAddress};
 
-use crate::inherited::{self, DiskFiles, InheritedDisk};
+use crate::inherited::{self, DiskFiles, InheritedDisk, InheritedSound};
 use crate::jail::ThreadClass;
 use crate::machine::{KvmKicks, KvmRoutes, Line, Machine, WindowSlot, layout};
 use crate::plug::Plugs;
@@ -46,6 +48,8 @@ pub(crate) struct Peripherals {
     pub(crate) networks: Vec<(MacAddress, Wire)>,
     /// Whether the guest may give memory back; never with an assigned device.
     pub(crate) balloon: bool,
+    /// The sound card.
+    pub(crate) sound: Option<InheritedSound>,
     /// PCI devices of the host.
     pub(crate) assigned: Option<Assigned>,
     /// The memfd shared with the compositor.
@@ -66,6 +70,8 @@ pub(crate) struct Devices {
     pub(crate) vsock: VsockHandle,
     /// Asks for memory, when there is a balloon.
     pub(crate) balloon: Option<BalloonHandle>,
+    /// The sound card, if there is one.
+    pub(crate) sound: Option<SoundCard>,
     /// Presses the power button.
     pub(crate) power_button: Line,
     /// Adds and removes devices later.
@@ -82,6 +88,25 @@ pub(crate) struct Devices {
     pub(crate) serial: Arc<Mutex<Serial>>,
     /// Held: an interrupt that was sent before the guest runs would be lost with its line.
     pub(crate) _generation: Line,
+}
+
+/// A sound card that is ready for the guest.
+pub(crate) struct SoundCard {
+    /// For snapshots, before which it gives back what it holds.
+    pub(crate) device: Arc<Mutex<dyn VirtioDevice>>,
+    /// Changes who hears and who is heard.
+    pub(crate) handle: SoundHandle,
+    /// Whether there is anything to grant.
+    pub(crate) can_record: bool,
+}
+
+impl fmt::Debug for SoundCard {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SoundCard")
+            .field("can_record", &self.can_record)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Interrupt routes for devices that come while the VM runs: a disk takes two.
@@ -138,6 +163,10 @@ pub(crate) fn assemble(
     if let Some(memfd) = peripherals.window_memory {
         add_window_memory(&root, machine, memfd).context("window memory")?;
     }
+    let sound = match peripherals.sound {
+        Some(sound) => Some(add_sound(&root, sound, main_loop, &services).context("sound card")?),
+        None => None,
+    };
 
     let plug_loop = EventLoop::new()?;
     let plug_line = Line::new(&machine.vm, layout::HOT_PLUG_GSI).context("hot-plug")?;
@@ -195,6 +224,7 @@ pub(crate) fn assemble(
         port_bus,
         vsock: handle,
         balloon: balloon_handle,
+        sound,
         power_button: Line::new(&machine.vm, layout::POWER_BUTTON_GSI).context("power button")?,
         plugs,
         plug_loop,
@@ -242,6 +272,26 @@ pub(crate) fn open_disk(disk: InheritedDisk, disk_loop: &EventLoop) -> Result<Bl
     let loops = vec![disk_loop.clone()];
     let serial = DiskSerial::new(&disk.serial)?;
     Ok(Block::new(bytes, serial, access, loops))
+}
+
+fn add_sound(
+    root: &PciRoot,
+    sound: InheritedSound,
+    main_loop: &EventLoop,
+    services: &HostServices,
+) -> Result<SoundCard> {
+    let can_record = sound.can_record;
+    let speaker = sound
+        .speaker
+        .map(|socket| Box::new(Mixer::new(socket)) as Box<dyn Host>);
+    let clock = Box::new(MonotonicClock::new());
+    let sound = Sound::new(can_record, speaker, clock)?;
+    let handle = sound.handle();
+    Ok(SoundCard {
+        device: add_virtio(root, sound, main_loop, services)?,
+        handle,
+        can_record,
+    })
 }
 
 fn add_window_memory(root: &PciRoot, machine: &Machine, memfd: OwnedFd) -> Result<()> {

@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 use casemate_devices::net::Wire;
 use casemate_link::PacketSocket;
 use casemate_vmm_control::{
-    self as control, Disk, DiskFormat, Launch, LinkKind, MAX_LAUNCH, MacAddress, Network, WireFile,
-    decode,
+    self as control, Disk, DiskFormat, Launch, LinkKind, MAX_LAUNCH, MacAddress, Network, Sound,
+    WireFile, decode,
 };
 use kvm_ioctls::Kvm;
 use rustix::io::FdFlags;
@@ -51,6 +51,15 @@ pub(crate) struct InheritedDisk {
     pub(crate) files: DiskFiles,
 }
 
+/// A sound card.
+#[derive(Debug)]
+pub(crate) struct InheritedSound {
+    /// Where it plays to.
+    pub(crate) speaker: Option<OwnedFd>,
+    /// Whether the guest sees a stream to record.
+    pub(crate) can_record: bool,
+}
+
 /// What a VM begins with.
 #[derive(Debug)]
 pub(crate) enum Begin {
@@ -71,6 +80,7 @@ pub(crate) struct Inherited {
     pub(crate) begin: Begin,
     pub(crate) disks: Vec<InheritedDisk>,
     pub(crate) networks: Vec<(MacAddress, Wire)>,
+    pub(crate) sound: Option<InheritedSound>,
     pub(crate) assigned: Option<Assigned>,
     pub(crate) window_memory: Option<OwnedFd>,
     pub(crate) console_log: OwnedFd,
@@ -115,6 +125,11 @@ impl Inherited {
                 .iter()
                 .map(|network| claims.network(network))
                 .collect::<Result<_>>()?,
+            sound: launch
+                .sound
+                .as_ref()
+                .map(|sound| claims.sound(sound))
+                .transpose()?,
             assigned: launch
                 .assigned
                 .as_ref()
@@ -199,6 +214,16 @@ impl Claims {
                 .iter()
                 .map(|group| Ok((self.take(group.file, "IOMMU group")?, group.devices.clone())))
                 .collect::<Result<_>>()?,
+        })
+    }
+
+    fn sound(&mut self, sound: &Sound) -> Result<InheritedSound> {
+        Ok(InheritedSound {
+            speaker: sound
+                .speaker
+                .map(|number| self.take(number, "speaker"))
+                .transpose()?,
+            can_record: sound.can_record,
         })
     }
 

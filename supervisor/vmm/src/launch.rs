@@ -128,6 +128,7 @@ fn run_inside(
         disks: inherited.disks,
         networks: inherited.networks,
         balloon: launch.balloon,
+        sound: inherited.sound,
         assigned: inherited.assigned,
         window_memory: inherited.window_memory,
         console_log: inherited.console_log,
@@ -156,6 +157,7 @@ fn run_inside(
         ports: devices.config_ports,
         serial: devices.serial,
         disks: devices.disks.clone(),
+        sound: devices.sound.as_ref().map(|card| Arc::clone(&card.device)),
         pagemap: inside.pagemap.take(),
     };
     let loops = devices.disks.into_iter().map(|(disk_loop, _)| disk_loop);
@@ -169,6 +171,7 @@ fn run_inside(
         inside.host_pid,
         Reach {
             vsock: devices.vsock.clone(),
+            sound: devices.sound,
             power_button: devices.power_button,
             plugs: devices.plugs,
             class: launch.class,

@@ -13,6 +13,8 @@ mod escape;
 mod jail;
 #[path = "toy/payload.rs"]
 mod payload;
+#[path = "toy/sound.rs"]
+mod sound;
 #[path = "toy/vm.rs"]
 mod vm;
 
@@ -385,7 +387,7 @@ fn what_cannot_start_says_why() {
         ("malformed", "\"toy\"", "{}"),
         // Numbers of descriptors that are none.
         ("is a standard stream", "\"kernel\":", "\"kernel\":-"),
-        ("malformed", "\"kernel\":", "\"kernel\":99999999"),
+        ("malformed", "\"kernel\":", "\"kernel\":999999999"),
         ("malformed", "\"vcpus\":", "\"more\":1,\"vcpus\":"),
         ("malformed", "\"vcpus\":2", "\"vcpus\":2,\"vcpus\":2"),
     ] {

@@ -27,13 +27,14 @@ mod vm;
 use std::io::Write as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
+use casemate_sound_wire::{MAX_PACKET, ToMixer};
 use casemate_vmm_control::{
-    Disk, DiskFormat, Event, Launch, MacAddress, Network, StopReason, WireFile,
+    Disk, DiskFormat, Event, Launch, MacAddress, Network, Sound, StopReason, WireFile,
 };
 use guest::{Device, Guest};
 use rustix::fs::MemfdFlags;
 use rustix::io::FdFlags;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use vm::{Parts, Vm};
 
 /// Says why nothing is tested on a machine without KVM.
@@ -67,6 +68,11 @@ fn boot(cases: usize, write: impl FnOnce(&mut Guest)) {
 
 /// Boots a guest with these cases to its end, and gives what it printed.
 fn run(write: impl FnOnce(&mut Guest)) -> String {
+    run_with(None, write)
+}
+
+/// Like [`run`], with somebody at the other end of the sound card.
+fn run_with(speaker: Option<&OwnedFd>, write: impl FnOnce(&mut Guest)) -> String {
     let mut guest = Guest::new();
     write(&mut guest);
     let parts = Parts::new(&payload::image(&guest.finish()));
@@ -80,6 +86,10 @@ fn run(write: impl FnOnce(&mut Guest)) -> String {
     .expect("sockets");
     let launch = Launch {
         balloon: true,
+        sound: Some(Sound {
+            speaker: speaker.map(|socket| socket.as_raw_fd()),
+            can_record: true,
+        }),
         disks: vec![Disk {
             serial: "hostile".to_owned(),
             read_only: true,
@@ -181,6 +191,16 @@ fn broken_chains_of_balloon() {
 }
 
 #[test]
+fn broken_chains_of_snd() {
+    chains_of(Device::Sound);
+}
+
+#[test]
+fn odd_registers_of_snd() {
+    transport_of(Device::Sound);
+}
+
+#[test]
 fn odd_registers_of_blk() {
     transport_of(Device::Block);
 }
@@ -231,6 +251,41 @@ fn requests_out_of_bounds() {
             }
         });
     }
+}
+
+/// What a guest plays comes out of the vmm's socket, and a mixer that never answers does not hold the guest up.
+#[test]
+fn a_guest_plays_to_its_mixer() {
+    if !has_kvm() {
+        return;
+    }
+    let (near, far) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::empty(),
+        None,
+    )
+    .expect("sockets");
+    let samples: Vec<u8> = (0..=255).cycle().take(512).collect();
+    let printed = run_with(Some(&near), |guest| {
+        guest.bytes(proof::FIRST + 0x400, &samples);
+        guest.case("play", |guest| guest.prove(Device::Sound));
+    });
+    assert!(printed.contains("case play: ok"), "{printed}");
+    let mut packet = vec![0; MAX_PACKET];
+    let mut heard: Vec<u8> = Vec::new();
+    let mut begun = Vec::new();
+    while let Ok((len, _)) = rustix::net::recv(&far, &mut packet[..], RecvFlags::DONTWAIT)
+        && len > 0
+    {
+        match ToMixer::decode(&packet[..len]).expect("of the wire") {
+            ToMixer::Begin { shape, period, .. } => begun.push((shape.bytes_per_second(), period)),
+            ToMixer::Frames { samples, .. } => heard.extend(samples),
+            ToMixer::End { .. } => {}
+        }
+    }
+    assert_eq!(begun[0], (192_000, 512));
+    assert_eq!(heard, samples);
 }
 
 #[test]

@@ -18,6 +18,18 @@ pub enum Action {
     },
     /// Answered by [`Event::State`]. Legal always; a vmm that does not answer is killed by its supervisor.
     Ping,
+    /// Plays the guest's sound to the socket that comes with the message, in place of the one before: a mixer was started
+    /// anew. Refused with [`Event::Failed`] by a VM without a sound card. Legal in [`Phase::Running`] and
+    /// [`Phase::Paused`].
+    AttachSpeaker,
+    /// Lets the guest record from the socket that comes with the message, in place of any before. The guest sees a
+    /// microphone plugged in. Refused with [`Event::Failed`] by a VM whose card cannot record. Legal in
+    /// [`Phase::Running`] and [`Phase::Paused`]. Not part of a snapshot.
+    GrantRecording,
+    /// Takes the grant back: the socket is closed, and from then on the guest records silence. Answered by
+    /// [`Event::State`] when nothing more of it can reach the guest. The granter also closes the mixer's end, because a vmm
+    /// may be the guest's by now. Legal always; without a grant it changes nothing and is answered alike.
+    RevokeRecording,
     /// Presses the power button: the guest's systemd powers off in its own time. Legal in [`Phase::Running`].
     PowerButton,
     /// Plugs a raw disk in; its only descriptor comes with the message. Answered by [`Event::DeviceAdded`] when the
@@ -72,8 +84,8 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Event {
-    /// Sent on connection and in answer to [`Action::Ping`], [`Action::Pause`], [`Action::Resume`] and
-    /// [`Action::Snapshot`].
+    /// Sent on connection and in answer to [`Action::Ping`], [`Action::Pause`], [`Action::Resume`],
+    /// [`Action::Snapshot`] and [`Action::RevokeRecording`].
     State {
         /// Where the vmm is in its life.
         phase: Phase,

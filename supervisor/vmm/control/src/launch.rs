@@ -45,6 +45,9 @@ pub struct Launch {
     /// Whether the guest has a balloon, to give memory back by itself and when asked.
     #[serde(default)]
     pub balloon: bool,
+    /// The sound card; absent means none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sound: Option<Sound>,
     /// PCI devices of the host; only with [`VmClass::Passthrough`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assigned: Option<Assigned>,
@@ -89,6 +92,19 @@ impl Launch {
             VmClass::Passthrough | VmClass::Cloneable => Ok(()),
         }
     }
+}
+
+/// A sound card. Its hosts are sockets of the mixer, each of one VM and one direction; they speak `casemate-sound-wire`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sound {
+    /// Descriptor of the socket to play to; without one the guest plays into nothing until
+    /// [`crate::Action::AttachSpeaker`].
+    pub speaker: Option<i32>,
+    /// Whether the guest sees that it could record. What it then records is silence but for the time between
+    /// [`crate::Action::GrantRecording`] and [`crate::Action::RevokeRecording`].
+    #[serde(default)]
+    pub can_record: bool,
 }
 
 /// PCI devices of the host.
@@ -197,6 +213,7 @@ mod tests {
             disks: Vec::new(),
             networks: Vec::new(),
             balloon,
+            sound: None,
             assigned: devices.then(|| Assigned {
                 container: 5,
                 groups: Vec::new(),

@@ -24,7 +24,7 @@ mod snapshot;
 pub use control::{Action, Event, Phase, StopReason};
 pub use launch::{
     Assigned, AssignedGroup, CpuModel, Disk, DiskFormat, InvalidLaunch, KernelFormat, Launch,
-    LaunchLink,
+    LaunchLink, Sound,
 };
 pub use link::{LinkKind, LinkMessage, MAX_OFFERS, MalformedLink};
 pub use network::{InvalidMac, MacAddress, Network, WireFile};

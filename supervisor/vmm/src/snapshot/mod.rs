@@ -108,6 +108,8 @@ pub(crate) struct Saver {
     pub(crate) ports: Arc<Mutex<ConfigPorts>>,
     pub(crate) serial: Arc<Mutex<Serial>>,
     pub(crate) disks: Vec<DiskLoop>,
+    /// Served by the main loop, and gives back what it holds before its queues are saved.
+    pub(crate) sound: Option<Arc<Mutex<dyn VirtioDevice>>>,
     pub(crate) pagemap: Option<File>,
     pub(crate) ram: u64,
 }
@@ -149,6 +151,10 @@ impl Saver {
                 Ok(held)
             })
             .collect::<Result<Vec<_>, SaveError>>()?;
+        if let Some(sound) = &self.sound {
+            // It answers nothing until this thread is its loop's again.
+            lock(sound).quiesce()?;
+        }
         let mut saved = vcpus.with_each(|vcpu| save_vcpu(vcpu, &self.msrs))?;
         align_tsc(&mut saved);
         let whole = State {
@@ -186,7 +192,7 @@ impl Saver {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

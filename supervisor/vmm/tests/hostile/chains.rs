@@ -17,7 +17,7 @@ pub(crate) struct Target {
     pub(crate) queue: u16,
 }
 
-pub(crate) const TARGETS: [Target; 10] = [
+pub(crate) const TARGETS: [Target; 13] = [
     Target::new(Device::Block, 0),
     Target::new(Device::Rng, 0),
     Target::new(Device::Console, 0),
@@ -28,6 +28,9 @@ pub(crate) const TARGETS: [Target; 10] = [
     Target::new(Device::Net, 0),
     Target::new(Device::Net, 1),
     Target::new(Device::Balloon, 0),
+    Target::new(Device::Sound, 0),
+    Target::new(Device::Sound, 2),
+    Target::new(Device::Sound, 3),
 ];
 
 impl Target {
@@ -39,6 +42,8 @@ impl Target {
     fn filled_by_driver(self) -> bool {
         match self.device {
             Device::Block | Device::Rng | Device::Balloon => true,
+            // A message for a stream that is not prepared comes back at once.
+            Device::Sound => true,
             Device::Console | Device::Vsock | Device::Net => self.queue == 1,
         }
     }

@@ -2,7 +2,9 @@
 
 use crate::asm::Width;
 use crate::guest::{Descriptor, Device, Guest, NEXT, RAM, WRITE, common, used};
-use crate::proof::{CID, DISK, FIRST, MAC, Packet, SECOND, THIRD, descriptor, packet};
+use crate::proof::{
+    CID, DISK, FIRST, MAC, Packet, SECOND, THIRD, descriptor, good, packet, request,
+};
 
 /// One case: its name, device, and what is done. The device then has to work.
 pub(crate) struct Row {
@@ -17,6 +19,7 @@ pub(crate) fn rows() -> Vec<Row> {
     disk(&mut rows);
     sockets(&mut rows);
     frames(&mut rows);
+    sound(&mut rows);
     others(&mut rows);
     rows
 }
@@ -437,6 +440,62 @@ fn frames(rows: &mut Vec<Row>) {
             guest.chain(1, &[descriptor(FIRST, len, 0, 0)]);
             guest.kick(Device::Net, 1);
             guest.wait(used(1), 0xffff_0000, 1 << 16);
+        });
+    }
+}
+
+fn sound(rows: &mut Vec<Row>) {
+    const BAD: u32 = 0x8001;
+    const UNSUPPORTED: u32 = 0x8002;
+    const SHAPE: u32 = 0x0007_0502;
+    // Words of a request, and the status that answers it.
+    let requests: [(&str, &'static [u32], u32); 10] = [
+        ("B3-10 no request", &[0, 0], UNSUPPORTED),
+        ("B3-10 request of all ones", &[u32::MAX; 6], UNSUPPORTED),
+        ("B3-10 jacks that wrap", &[1, u32::MAX, 2, 24], BAD),
+        ("B3-10 streams of 4 GiB", &[0x100, 0, 1, u32::MAX], BAD),
+        ("B3-10 parameters cut short", &[0x101, 0, 2048, 512], BAD),
+        (
+            "B3-10 buffer of 4 GiB",
+            &[0x101, 0, 0xffff_fe00, 512, 0, SHAPE],
+            UNSUPPORTED,
+        ),
+        (
+            "B3-10 period of nothing",
+            &[0x101, 0, 2048, 0, 0, SHAPE],
+            BAD,
+        ),
+        ("B3-10 no stream", &[0x101, 7, 2048, 512, 0, SHAPE], BAD),
+        ("B3-10 start of what is not prepared", &[0x104, 0], BAD),
+        ("B3-10 release of what is not there", &[0x103, 1], BAD),
+    ];
+    for (name, words, status) in requests {
+        add(rows, Device::Sound, name, move |guest| {
+            guest.start(Device::Sound, 0);
+            let bytes = request(words);
+            guest.bytes(FIRST, &bytes);
+            let len = u32::try_from(bytes.len()).expect("short");
+            guest.chain(
+                0,
+                &[
+                    descriptor(FIRST, len, NEXT, 1),
+                    descriptor(SECOND, 64, WRITE, 0),
+                ],
+            );
+            guest.kick(Device::Sound, 0);
+            guest.wait(used(0), 0xffff_0000, 1 << 16);
+            guest.expect(Width::Long, SECOND, u32::MAX, status);
+        });
+    }
+    for queue in [2, 3] {
+        let name = format!("B3-10 message for a stream that is not prepared, queue {queue}");
+        add(rows, Device::Sound, &name, move |guest| {
+            guest.start(Device::Sound, 0);
+            guest.contents(Device::Sound, queue);
+            guest.chain(queue, &good(Device::Sound, queue));
+            guest.kick(Device::Sound, queue);
+            guest.wait(used(queue), 0xffff_0000, 1 << 16);
+            guest.expect(Width::Long, THIRD, u32::MAX, 0x8003);
         });
     }
 }

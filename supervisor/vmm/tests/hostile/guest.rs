@@ -76,16 +76,18 @@ pub(crate) enum Device {
     Rng,
     Balloon,
     Vsock,
+    Sound,
 }
 
 impl Device {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Net,
         Self::Block,
         Self::Console,
         Self::Rng,
         Self::Balloon,
         Self::Vsock,
+        Self::Sound,
     ];
 
     /// Number in the virtio standard.
@@ -97,6 +99,7 @@ impl Device {
             Self::Rng => 4,
             Self::Balloon => 5,
             Self::Vsock => 19,
+            Self::Sound => 25,
         }
     }
 
@@ -106,6 +109,7 @@ impl Device {
             Self::Block | Self::Rng => 1,
             Self::Net | Self::Console | Self::Balloon => 2,
             Self::Vsock => 3,
+            Self::Sound => 4,
         }
     }
 
@@ -122,6 +126,7 @@ impl Device {
             Self::Rng => "rng",
             Self::Balloon => "balloon",
             Self::Vsock => "vsock",
+            Self::Sound => "snd",
         }
     }
 }

@@ -54,6 +54,9 @@ impl Guest {
             (Device::Console, 1) => self.bytes(FIRST, b"#\n"),
             (Device::Balloon, _) => self.bytes(FIRST, &0x3100_u32.to_le_bytes()),
             (Device::Vsock, 1) => self.bytes(FIRST, &packet(1, 1000, 9999)),
+            (Device::Sound, 0) => self.bytes(FIRST, &request(&[0x100, 0, 1, 32])),
+            (Device::Sound, 2) => self.bytes(FIRST, &request(&[0])),
+            (Device::Sound, 3) => self.bytes(FIRST, &request(&[1])),
             _ => {}
         }
     }
@@ -75,11 +78,15 @@ impl Guest {
         let queue = match device {
             Device::Block | Device::Rng | Device::Balloon => 0,
             Device::Net | Device::Console | Device::Vsock => 1,
+            Device::Sound => 2,
         };
         self.contents(device, queue);
         if device == Device::Vsock {
             self.chain(0, &[descriptor(THIRD, 4096, WRITE, 0)]);
             self.kick(device, 0);
+        }
+        if device == Device::Sound {
+            self.start_playing();
         }
         self.code.write(Width::Byte, THIRD, 0xee);
         self.chain(queue, &good(device, queue));
@@ -105,6 +112,10 @@ impl Guest {
                 self.expect(Width::Word, THIRD + 30, 0xffff, 3);
                 self.expect(Width::Long, THIRD + 16, u32::MAX, 9999);
             }
+            Device::Sound => {
+                self.expect(Width::Long, THIRD, u32::MAX, SOUND_OK);
+                self.expect(Width::Long, used(2) + 8, u32::MAX, 8);
+            }
             Device::Net | Device::Console | Device::Balloon => {}
         }
         self.expect(
@@ -114,6 +125,41 @@ impl Guest {
             15,
         );
         assert!(ring(queue) < BUFFERS);
+    }
+}
+
+/// The status of a request to the sound card that went well.
+const SOUND_OK: u32 = 0x8000;
+
+/// Words of a request to the sound card.
+pub(crate) fn request(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+impl Guest {
+    /// Sets, prepares and starts the card's first stream: S16, stereo, 48 kHz, four periods of 512 bytes.
+    fn start_playing(&mut self) {
+        let requests: [&[u32]; 3] = [
+            &[0x101, 0, 2048, 512, 0, 0x0007_0502],
+            &[0x102, 0],
+            &[0x104, 0],
+        ];
+        for (slot, words) in (0_u16..).zip(requests) {
+            let bytes = request(words);
+            let (at, answer) = (SECOND + 0x40 * u32::from(slot), SECOND + 0x200);
+            let answer = answer + 4 * u32::from(slot);
+            self.bytes(at, &bytes);
+            let len = u32::try_from(bytes.len()).expect("short");
+            let first = 2 * slot;
+            self.descriptor(ring(0), first, descriptor(at, len, NEXT, first + 1));
+            self.descriptor(ring(0), first + 1, descriptor(answer, 4, WRITE, 0));
+        }
+        self.offer(0, &[0, 2, 4], 3);
+        self.kick(Device::Sound, 0);
+        self.wait(used(0), 0xffff_0000, 3 << 16);
+        for slot in 0..3 {
+            self.expect(Width::Long, SECOND + 0x200 + 4 * slot, u32::MAX, SOUND_OK);
+        }
     }
 }
 
@@ -190,8 +236,22 @@ pub(crate) fn good(device: Device, queue: u16) -> Vec<Descriptor> {
         (Device::Balloon, _) => vec![descriptor(FIRST, 4, 0, 0)],
         (Device::Vsock, 1) => vec![descriptor(FIRST, 44, 0, 0)],
         (Device::Rng, _) => vec![descriptor(FIRST, 64, WRITE, 0)],
+        (Device::Sound, 0) => vec![
+            descriptor(FIRST, 16, NEXT, 1),
+            descriptor(SECOND, 36, WRITE, 0),
+        ],
+        (Device::Sound, 2) => vec![
+            descriptor(FIRST, 4, NEXT, 1),
+            descriptor(FIRST + 0x400, 512, NEXT, 2),
+            descriptor(THIRD, 8, WRITE, 0),
+        ],
+        (Device::Sound, 3) => vec![
+            descriptor(FIRST, 4, NEXT, 1),
+            descriptor(SECOND, 512, NEXT | WRITE, 2),
+            descriptor(THIRD, 8, WRITE, 0),
+        ],
         // Where the device writes when it has something to say.
-        (Device::Net | Device::Console | Device::Vsock, _) => {
+        (Device::Net | Device::Console | Device::Vsock | Device::Sound, _) => {
             vec![descriptor(FIRST, 4096, WRITE, 0)]
         }
     }

@@ -50,6 +50,7 @@ fn expected(vcpus: usize) -> BTreeMap<audit::Open, usize> {
         + eventfds(1, 0) // rng
         + eventfds(2, 0) // console
         + eventfds(3, 1) // vsock, woken by new links
+        + eventfds(4, 1) // sound, woken by grants
         + 5 // lines: serial port, power button, hot-plug, generation; and news of plugs
         + 32; // interrupts of what is plugged in later
     let mut open = BTreeMap::new();
@@ -67,11 +68,11 @@ fn expected(vcpus: usize) -> BTreeMap<audit::Open, usize> {
     is("anon_inode:kvm-vm", "rw cloexec", 1);
     is("anon_inode:kvm-vcpu", "rw cloexec", vcpus);
     is("anon_inode:[eventpoll]", "rw cloexec", LOOPS);
-    is("anon_inode:[timerfd]", "rw cloexec", 1); // rng
+    is("anon_inode:[timerfd]", "rw cloexec", 2); // rng, sound
     is("anon_inode:[eventfd]", "rw nonblock cloexec", eventfds);
-    // Listening and connected control socket; a cable, and two links that wait for the guest's driver.
+    // Listening and connected control socket; a cable, a mixer, and two links that wait for the guest's driver.
     is("socket:unix/seqpacket", "rw nonblock cloexec", 2);
-    is("socket:unix/seqpacket", "rw cloexec", 3);
+    is("socket:unix/seqpacket", "rw cloexec", 4);
     open
 }
 

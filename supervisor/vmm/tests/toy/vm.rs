@@ -11,7 +11,7 @@ use casemate_link::PacketSocket;
 use casemate_vm::{RamSize, VmClass, VmId};
 use casemate_vmm_control::{
     Action, CpuModel, Disk, DiskFormat, Event, KernelFormat, Launch, LaunchLink, LinkKind,
-    MAX_CONTROL, Network, WireFile, decode, encode, ring_log,
+    MAX_CONTROL, Network, Sound, WireFile, decode, encode, ring_log,
 };
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::FdFlags;
@@ -47,6 +47,7 @@ struct Rest {
     installer: OwnedFd,
     /// The vmm's ends, and the others, which stay open.
     cable: [OwnedFd; 2],
+    speaker: [OwnedFd; 2],
     rpc: [OwnedFd; 2],
     windows: [OwnedFd; 2],
 }
@@ -79,7 +80,7 @@ fn read_only(file: &OwnedFd) -> OwnedFd {
     rustix::fs::open(path, OFlags::RDONLY, Mode::empty()).expect("it is open")
 }
 
-fn pair() -> [OwnedFd; 2] {
+pub(crate) fn pair() -> [OwnedFd; 2] {
     rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -109,6 +110,7 @@ impl Rest {
             base: read_only(&base),
             installer: read_only(&memory("installer", &[0; 4096])),
             cable: pair(),
+            speaker: pair(),
             rpc: pair(),
             windows: pair(),
         }
@@ -140,6 +142,10 @@ impl Rest {
             },
         }];
         launch.balloon = true;
+        launch.sound = Some(Sound {
+            speaker: Some(self.speaker[0].as_raw_fd()),
+            can_record: true,
+        });
         launch.links = [
             (LinkKind::Rpc, &self.rpc),
             (LinkKind::Windows, &self.windows),
@@ -219,6 +225,7 @@ impl Parts {
             control: self.listener.as_raw_fd(),
             networks: Vec::new(),
             balloon: false,
+            sound: None,
             restore: None,
             assigned: None,
             links: Vec::new(),
