@@ -123,6 +123,11 @@ fn serve(launch: &Launch) -> Result<ExitCode> {
                         let what = "a stand-in has no balloon".to_owned();
                         say(socket, &Event::Failed { what })?;
                     }
+                    Action::AttachSpeaker | Action::GrantRecording => {
+                        let what = "a stand-in has no sound card".to_owned();
+                        say(socket, &Event::Failed { what })?;
+                    }
+                    Action::RevokeRecording => say(socket, &state(phase))?,
                     Action::AttachLink { kind } => {
                         let link = packet.descriptors.pop().context("no descriptor")?;
                         links.retain(|(old, _)| *old != kind);
