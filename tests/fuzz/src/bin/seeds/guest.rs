@@ -58,6 +58,9 @@ pub(crate) fn all() -> Vec<Seed> {
     let mut seeds = vec![
         ("console", "print", console()),
         ("rng", "fill", rng()),
+        ("snd", "play", snd(0, 0x10)),
+        ("snd", "record", snd(1, 0x20)),
+        ("snd", "record_granted", snd(1, OWN | 0x20)),
         ("blk_req", "read_write", blk(EVENT_INDEX, 0, 1)),
         ("blk_req", "write_read_only", blk(OWN, 1, 8)),
         ("blk_req", "flush_identify", blk(0x20, 4, 8)),
@@ -222,11 +225,59 @@ fn net(flags: u8, header: [u8; 12], len: usize) -> Vec<u8> {
         .0
 }
 
+/// A stream that is set, prepared and started, and messages for it: two at once, and more in the second round. Then
+/// it is stopped and released.
+fn snd(stream: u32, flags: u8) -> Vec<u8> {
+    let set: &[u32] = &[0x101, stream, 2048, 512, 0, 0x0007_0502];
+    let rest = [0x102, 0x104, 0x105, 0x103].map(|code| [code, stream]);
+    let mut requests = vec![set, &[0x100, 0, 1, 32]];
+    requests.extend(rest.iter().map(<[u32; 2]>::as_slice));
+    // In the first round up to the start, in the second what follows.
+    let order = [1, 0, 2, 3, 4, 5];
+    let (mut image, mut table) = (Image::new(flags), Vec::new());
+    for (place, request) in (0x900..).step_by(0x20).zip(order.map(|at| requests[at])) {
+        let bytes: Vec<u8> = request.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let len = u32::try_from(bytes.len()).expect("small");
+        let next = u16::try_from(table.len() + 1).expect("small");
+        table.push((place, len, NEXT, next));
+        table.push((0xa00, 0x40, WRITE, 0));
+        image = image.put(place, &bytes);
+    }
+    // The heads after the first four are for the second round.
+    let ring: Vec<u8> = [0, 4, 0, 2, 4, 6, 8, 10]
+        .into_iter()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let kind = if stream == 0 { 0 } else { WRITE };
+    let message = |at: u16| {
+        [
+            (0xb00, 4, NEXT, at + 1),
+            (0xd80, 512, NEXT | kind, at + 2),
+            (0xc00, 8, WRITE, 0),
+        ]
+    };
+    let messages = [0, 3, 6, 9].map(message).concat();
+    let queue = if stream == 0 { 2 } else { 3 };
+    let samples: Vec<u8> = (0..=255).cycle().take(512).collect();
+    image
+        .table(0, &table)
+        .put(AVAILABLE, &ring)
+        .queue(1, &[(0xd00, 8, WRITE, 0)], &[0])
+        .queue(queue, &messages, &[0, 3])
+        .put(QUEUE_STRIDE * queue + AVAILABLE + 8, &[6, 0, 9, 0])
+        .put(0xb00, &stream.to_le_bytes())
+        .put(0xd80, &samples)
+        .0
+}
+
 /// Pages given by number, taken back, hinted at and reported.
 fn balloon(flags: u8) -> Vec<u8> {
     let list = [8_u32, 9, 3].map(u32::to_le_bytes).concat();
     let numbers = [(0x900, 12, 0, 0)];
-    let pages = [(0x4000, 0x2000, WRITE | NEXT, 1), (0x8000, 0x1000, WRITE, 0)];
+    let pages = [
+        (0x4000, 0x2000, WRITE | NEXT, 1),
+        (0x8000, 0x1000, WRITE, 0),
+    ];
     Image::new(flags)
         .queue(0, &numbers, &[0])
         .queue(1, &numbers, &[0])

@@ -5,7 +5,7 @@ use std::error::Error;
 use casemate_vm::{Mebibytes, VmClass, VmId};
 use casemate_vmm_control::{
     CpuModel, Disk, DiskFormat, Event, KernelFormat, Launch, LaunchLink, LinkKind, LinkMessage,
-    Phase, StopReason, encode, ring_log::RingLog,
+    Phase, Sound, StopReason, encode, ring_log::RingLog,
 };
 
 use crate::Seed;
@@ -117,6 +117,10 @@ fn launch() -> Result<Launch, Box<dyn Error>> {
         networks: Vec::new(),
         balloon: true,
         assigned: None,
+        sound: Some(Sound {
+            speaker: Some(19),
+            can_record: true,
+        }),
         links: vec![LaunchLink {
             kind: LinkKind::Rpc,
             file: 18,

@@ -11,6 +11,8 @@ use casemate_window_wire::{
 
 use std::error::Error;
 
+use casemate_sound_wire::{Shape, ToMixer, ToVmm};
+
 use crate::Seed;
 
 /// Length of the pieces.
@@ -39,7 +41,62 @@ pub(crate) fn all() -> Result<Vec<Seed>, Box<dyn Error>> {
     }
     seeds.push(("qrexec_frame", "agent", down));
     seeds.extend(sessions());
+    seeds.extend(sound());
     Ok(seeds)
+}
+
+/// One message of the mixer's wire each.
+fn sound() -> Vec<Seed> {
+    let samples = [7; 64];
+    let to_mixer = Shape::all().next().into_iter().flat_map(|shape| {
+        [
+            (
+                "begin",
+                ToMixer::Begin {
+                    run: 1,
+                    shape,
+                    period: 1920,
+                },
+            ),
+            (
+                "play",
+                ToMixer::Frames {
+                    run: 1,
+                    samples: &samples,
+                },
+            ),
+            ("end", ToMixer::End { run: 1 }),
+        ]
+    });
+    let mut seeds = Vec::new();
+    for (name, message) in to_mixer {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        seeds.push(("sound_wire", name, bytes));
+    }
+    for (name, message) in [
+        (
+            "heard",
+            ToVmm::Heard {
+                run: 1,
+                total: 1920,
+                latency: 4,
+            },
+        ),
+        (
+            "recorded",
+            ToVmm::Frames {
+                run: 1,
+                latency: 4,
+                samples: &samples,
+            },
+        ),
+    ] {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        seeds.push(("sound_wire", name, bytes));
+    }
+    seeds
 }
 
 /// Operations on two sessions: see the module of the target for what each byte means.
