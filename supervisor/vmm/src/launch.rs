@@ -109,7 +109,7 @@ fn run_inside(
     kvm: OwnedFd,
     mut inside: Inside,
 ) -> Result<ExitCode> {
-    let _vm = tracing::info_span!("vm", name = %launch.name).entered();
+    report::set_name(&launch.name.to_string());
     let windows = inherited
         .window_memory
         .as_ref()

@@ -1,7 +1,8 @@
 //! What the supervisor hears of us: log lines on standard error, one line and an exit code on failure.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use casemate_vmm_control::StopReason;
 
@@ -20,7 +21,7 @@ pub(crate) struct Usage(pub(crate) &'static str);
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open /dev/kvm: {why}; {hint}")]
 pub(crate) struct NoKvm {
-    why: std::io::Error,
+    why: io::Error,
     hint: &'static str,
 }
 
@@ -44,6 +45,36 @@ impl From<rustix::io::Errno> for NoKvm {
     }
 }
 
+/// The VM's name, which each line begins with from when it is known.
+static NAME: OnceLock<String> = OnceLock::new();
+
+/// From now on lines begin with the VM's name, on every thread; a span would be on one only.
+pub(crate) fn set_name(name: &str) {
+    // A second call would change nothing; there is none.
+    let _ = NAME.set(name.to_owned());
+}
+
+/// Standard error, with the VM's name before each line.
+#[derive(Clone, Copy, Debug)]
+struct Lines;
+
+impl io::Write for Lines {
+    /// Called with whole lines.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let Some(name) = NAME.get() else {
+            return io::stderr().write(line);
+        };
+        // In one piece, so that lines of several VMs do not get mixed.
+        let whole = [name.as_bytes(), b": ", line].concat();
+        io::stderr().write_all(&whole)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Begins to log, as `RUST_LOG` says. Lines go to standard error; when nobody reads it any more they are lost.
 pub(crate) fn init() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
@@ -51,7 +82,7 @@ pub(crate) fn init() {
     // A second call would fail; there is none.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Lines)
         .with_ansi(false)
         .without_time()
         .try_init();
@@ -60,7 +91,7 @@ pub(crate) fn init() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("without a name");
-        let _ = writeln!(std::io::stderr(), "casemate-vmm: thread {name}: {panic}");
+        let _ = writeln!(io::stderr(), "casemate-vmm: thread {name}: {panic}");
         exit(PANICKED);
     }));
 }
@@ -73,7 +104,7 @@ fn exit(code: i32) -> ! {
 /// Says why the VM does not run, and with which code the process ends.
 pub(crate) fn failure(error: &anyhow::Error) -> ExitCode {
     // Nothing to be done when standard error is closed.
-    let _ = writeln!(std::io::stderr(), "casemate-vmm: {error:#}");
+    let _ = writeln!(io::stderr(), "casemate-vmm: {error:#}");
     if error.is::<Usage>() {
         ExitCode::from(2)
     } else if error.is::<NoKvm>() {
