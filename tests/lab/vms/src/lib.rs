@@ -9,6 +9,7 @@
 
 pub mod bench;
 pub mod console;
+mod exec;
 pub mod guest;
 pub mod memory;
 pub mod other;

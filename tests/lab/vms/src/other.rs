@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::console::Console;
+use crate::exec::ExecTime;
 use crate::plan::Peer;
 
 /// What is filled into a peer's arguments.
@@ -67,10 +68,11 @@ impl Other {
         if let Some((user, group)) = filling.account {
             command.uid(user).gid(group);
         }
-        let began = Instant::now();
+        let exec = ExecTime::of(&mut command)?;
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot run {}", program.display()))?;
+        let began = exec.get()?;
         let pipe = child.stdout.take().context("a pipe")?;
         Ok(Self {
             console: Console::pipe(pipe),

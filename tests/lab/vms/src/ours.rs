@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use serde_json::json;
 
 use crate::console::Console;
+use crate::exec::ExecTime;
 
 /// Bytes of window memory: what the supervisor gives.
 const WINDOW_MEMORY: u64 = 256 << 20;
@@ -69,7 +70,7 @@ pub struct Restore {
 pub struct Vm {
     /// Where the guest prints.
     pub console: Console,
-    /// Just before the monitor was started.
+    /// When the monitor began: at its `exec`.
     pub began: Instant,
     /// The broker's end of its link.
     pub broker: PacketSocket,
@@ -148,8 +149,9 @@ impl Vm {
         let mut console = Console::ring(&log)?;
         // When its launcher ends, the VM's process becomes our child.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let began = Instant::now();
+        let exec = ExecTime::of(&mut command)?;
         let output = command.output().context("cannot run the monitor")?;
+        let began = exec.get()?;
         drop(files);
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
