@@ -43,6 +43,20 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Pause after a failure to accept, such as when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A socket that has its name only when it listens and everyone may connect: a client that sees it is not refused.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let unready = path.with_added_extension("unready");
+    match fs::remove_file(&unready) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&unready)?;
+    // Any program of the VM may ask; policy judges the VM, not the program.
+    fs::set_permissions(&unready, fs::Permissions::from_mode(0o666))?;
+    fs::rename(&unready, path)?;
+    Ok(listener)
+}
+
 /// Listens for local clients in threads of its own.
 ///
 /// # Errors
@@ -51,17 +65,7 @@ pub(crate) fn listen(path: &Path, calls: Arc<Calls>) -> anyhow::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot replace {}", path.display()));
-        }
-        _ => {}
-    }
-    let listener =
-        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    // Any program of the VM may ask; policy judges the VM, not the program.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666))
-        .context("cannot open the socket to everyone")?;
+    let listener = bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     let clients = Arc::new(AtomicUsize::new(0));
     thread::spawn(move || {
         loop {
