@@ -158,6 +158,8 @@ fn a_service_that_is_killed_at_any_frame_gives_its_signal() {
             let mut between = call(&mut pair, "test.Stays", Carry::all(version));
             let talk = talk(&mut between.tool);
             between.after(way, count);
+            // The words may be on their way before there is anybody to read them.
+            wait_until(&what, || !services(&pair).is_empty());
             let mut killed = 0;
             // Some of it may be between two programs at a single look.
             while !services(&pair).is_empty() {
