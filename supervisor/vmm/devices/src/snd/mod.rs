@@ -7,7 +7,7 @@
 //!
 //! [`Sound`] is the device, [`Host`] all it knows of the world: one object per direction, whose only implementation
 //! outside of tests is [`Mixer`], a socket to another process. No sound server is reached from here. The host decides
-//! when samples were heard ([`pace`]); when it is slow, silent or gone the device goes on by its own clock, so that the
+//! when samples were heard (`pace.rs`); when it is slow, silent or gone the device goes on by its own clock, so that the
 //! guest neither hangs nor spins. A grant to record *is* the descriptor that samples come from: there is nothing
 //! to record with before [`SoundHandle::grant`] and after [`SoundHandle::revoke`], and the guest then gets silence.
 //! It sees which by the jack of its microphone.
