@@ -32,9 +32,11 @@ trait Logind {
 
 /// Follows the host's sleeps for as long as there is a logind to tell of them. Never returns.
 pub(crate) async fn follow(house: Arc<House>) -> Infallible {
+    let mut held = false;
     let followed = async {
         let connection = Connection::system().await?;
         listen(&connection, async |asleep| {
+            held = asleep;
             if asleep {
                 hold(&house).await;
             } else {
@@ -43,7 +45,12 @@ pub(crate) async fn follow(house: Arc<House>) -> Infallible {
         })
         .await
     };
-    match followed.await {
+    let result = followed.await;
+    if held {
+        // Nobody is left to say that the host is awake.
+        release(&house).await;
+    }
+    match result {
         Ok(()) => tracing::info!("logind has gone: VMs are not held when the host sleeps"),
         Err(error) => tracing::info!(%error, "no logind: VMs are not held when the host sleeps"),
     }
