@@ -46,6 +46,10 @@ impl Call {
         };
         let service = Service::named(self.service.service())
             .ok_or_else(|| refusal(&"the admin domain offers no such service"))?;
+        // What it says would be taken for its relay's word.
+        if self.remote.is_some() {
+            return Err(refusal(&"the admin domain serves no remote VMs"));
+        }
         // Where calls meet at sockets nobody keeps what would be told.
         if self.source.meets {
             return Err(refusal(

@@ -13,6 +13,7 @@ ask * far @anyvm ask
 mail * untrusted @anyvm allow user=root
 ask * untrusted far ask
 mail * work far allow
+qubes.NotifyUpdates * far @adminvm allow
 * * @anyvm @anyvm deny
 ";
 
@@ -196,4 +197,17 @@ async fn a_person_is_asked_about_the_remote_vm_each_time() {
     work.connects("S4").await;
     work.trigger_as("", "S5", "untrusted", "ask+b").await;
     work.is_refused("S5").await;
+}
+
+/// It is not on this machine: what it tells the host would be noted for its relay.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_serves_no_remote_vm() {
+    let mut host = house().await;
+    let mut work = host.agent("work").await;
+    work.trigger_as("far", "S1", "@adminvm", "qubes.NotifyUpdates")
+        .await;
+    work.is_refused("S1").await;
+    let decision = host.decision_on("qubes.NotifyUpdates+").await;
+    assert_eq!((&*decision.source, &*decision.result), ("far", "failed"));
+    assert!(decision.reason.contains("remote"), "{}", decision.reason);
 }
