@@ -1,7 +1,7 @@
 //! `cargo xtask bench vmm`: VMs in a lab that counts instructions, ours and other monitors' in the same boot of it.
 //!
-//! The same stock kernel (the one for clouds, as other laboratories use it), the same initrd of about a megabyte, the same command line, 256 MiB, one vCPU, and the same
-//! devices where a monitor has them. Figures are millions of instructions (`Minstr`) of the whole machine, guest, monitor
+//! The same stock kernel (the one for clouds, see docs/benchmarks.md), the same initrd of about a megabyte, the same
+//! command line, 256 MiB, one vCPU, and the same devices where a monitor has them. Figures are millions of instructions (`Minstr`) of the whole machine, guest, monitor
 //! and both kernels: what a machine does, not how long it takes. They do not know what an exit costs real hardware, so
 //! compare them with each other only.
 
