@@ -41,6 +41,11 @@ const LOST: u8 = 255;
 /// Bytes read from the stream at one time: several frames, so that few calls of the kernel move many bytes.
 const PIECE: usize = 4 * MAX_DATA_CHUNK;
 
+/// Tells whoever calls what went wrong. When nobody hears it, the exit code is left.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let _ = writeln!(io::stderr(), "casemate-qrexec: {error:#}");
+}
+
 /// Calls, and returns the exit code of the call.
 pub(crate) fn run(call: &CallVchan) -> Result<u8> {
     let work = if call.service {
@@ -213,7 +218,7 @@ fn exchange(stream: UnixStream, broker: UnixStream, with_stdin: bool) -> u8 {
         }
     };
     talk().unwrap_or_else(|error| {
-        tracing::warn!(%error, "the call was lost");
+        complain(&anyhow::Error::new(error).context("the call was lost"));
         LOST
     })
 }

@@ -34,19 +34,28 @@ use std::{io::IsTerminal, process::ExitCode};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Mode};
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    match run::run(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    // A client has no log: to set one up would take a good part of its call.
+    let serves = !matches!(arguments.mode, Some(Mode::CallVchan(_)));
+    if serves {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr)
+            .init();
+    }
+    match run::run(arguments) {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("{error:#}");
+            if serves {
+                tracing::error!("{error:#}");
+            } else {
+                client::complain(&error);
+            }
             ExitCode::from(client::TROUBLE)
         }
     }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
     task::{Context, Waker},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use casemate_api::{AskTarget, Question};
@@ -16,7 +16,9 @@ use casemate_qrexec_wire::{ServiceCall, Target};
 use casemate_vm::VmName;
 use rustix::{
     buffer::spare_capacity,
-    net::{RecvFlags, SendFlags, recv, send},
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -46,6 +48,10 @@ const FIRST: usize = 4096;
 
 /// What ends a question.
 const END: &[u8] = b"\n\n";
+
+/// How long the next question is looked for before the thread sleeps. Questions come in bursts, and to wake an idle
+/// processor takes longer than to answer one.
+const LINGER: Duration = Duration::from_micros(50);
 
 /// Pause after a failure to accept, such as when descriptors run out.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -103,13 +109,15 @@ pub(crate) fn serve(listener: &net::UnixListener, broker: &Arc<Broker>, runtime:
     // For the timers and sockets of what goes on there.
     let _entered = runtime.enter();
     let pending = Arc::new(Semaphore::new(MAX_PENDING));
+    let mut lately = None;
     loop {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
+        let stream = match next(listener, lately) {
+            Ok(stream) => stream,
             Err(error) => {
                 // Out of descriptors, most likely; those that are answered will give some back.
                 tracing::warn!(%error, "no question of policy is taken");
                 thread::sleep(PAUSE);
+                lately = None;
                 continue;
             }
         };
@@ -120,6 +128,7 @@ pub(crate) fn serve(listener: &net::UnixListener, broker: &Arc<Broker>, runtime:
             }
         });
         let at_once = Pin::as_mut(&mut client).poll(&mut Context::from_waker(Waker::noop()));
+        lately = Some(Instant::now());
         if at_once.is_ready() {
             continue;
         }
@@ -130,6 +139,22 @@ pub(crate) fn serve(listener: &net::UnixListener, broker: &Arc<Broker>, runtime:
             client.await;
             drop(permit);
         });
+    }
+}
+
+/// The next client, for whom this looks again and again while the last one came `lately`.
+fn next(listener: &net::UnixListener, lately: Option<Instant>) -> io::Result<net::UnixStream> {
+    loop {
+        match accept_with(listener, SocketFlags::CLOEXEC) {
+            Ok(stream) => return Ok(stream.into()),
+            Err(Errno::AGAIN) if lately.is_some_and(|lately| lately.elapsed() < LINGER) => {
+                std::hint::spin_loop();
+            }
+            Err(Errno::AGAIN) => {
+                poll(&mut [PollFd::new(listener, PollFlags::IN)], None)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -59,6 +59,7 @@ pub(crate) async fn run(arguments: ServeVchan) -> Result<()> {
         let listener = net::UnixListener::bind(&path)
             .with_context(|| format!("cannot listen on {}", path.display()))?;
         let (broker, runtime) = (Arc::clone(&broker), Handle::current());
+        listener.set_nonblocking(true)?;
         thread::spawn(move || question::serve(&listener, &broker, &runtime));
     }
     let bus = serve::listen(&vchan_dir)?;
