@@ -177,8 +177,12 @@ pub(crate) fn assemble(
             router: Arc::clone(&routes) as Arc<dyn MsiRouter>,
             event_loop: main_loop,
         };
-        for function in vfio::attach(assigned, &host)? {
-            plugs.adopt(function).context("PCI bus")?;
+        for (function, line) in vfio::attach(assigned, &host)? {
+            let slot = plugs.adopt(function).context("PCI bus")?;
+            if let Some(line) = line {
+                line.connect(&machine.vm, slot)
+                    .context("KVM refused an interrupt line")?;
+            }
         }
     }
     routes

@@ -20,6 +20,8 @@
 
 use std::ops::Range;
 
+use casemate_devices::pci::Slot;
+
 /// First address after low RAM, as the guest is told: the rest of the megabyte is reserved.
 pub(crate) const LOW_RAM_END: u64 = 0x9_fc00;
 /// Where RAM goes on after the reserved part of the first megabyte.
@@ -84,6 +86,12 @@ pub(crate) const POWER_BUTTON_GSI: u32 = 5;
 pub(crate) const GENERATION_GSI: u32 = 6;
 /// Interrupt of the generic event device: a function came to a slot or is to leave it.
 pub(crate) const HOT_PLUG_GSI: u32 = 7;
+/// First interrupt of the lines of PCI functions, of which there are eight.
+const FIRST_LINE_GSI: u32 = 16;
+/// The interrupt of the line INTA of a PCI slot; those of slots with eight between them are shared.
+pub(crate) fn slot_gsi(slot: Slot) -> u32 {
+    FIRST_LINE_GSI + u32::from(slot.number() % 8)
+}
 /// Where the guest finds its generation, 16 bytes: the last page of the reserved part of the first megabyte.
 pub(crate) const GENERATION: u64 = ACPI.end - 0x1000;
 /// Inputs of the I/O APIC.

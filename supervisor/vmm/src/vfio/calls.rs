@@ -12,10 +12,10 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd};
 use casemate_devices::virtio::Memory;
 use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_BASE, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE,
-    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_PCI_MSIX_IRQ_INDEX,
-    VFIO_REGION_INFO_CAP_SPARSE_MMAP, VFIO_REGION_INFO_FLAG_CAPS, VFIO_REGION_INFO_FLAG_MMAP,
-    VFIO_TYPE, VFIO_TYPE1v2_IOMMU, vfio_device_info, vfio_group_status, vfio_iommu_type1_dma_map,
-    vfio_irq_info, vfio_region_info,
+    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_EVENTFD,
+    VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_REGION_INFO_CAP_SPARSE_MMAP,
+    VFIO_REGION_INFO_FLAG_CAPS, VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE, VFIO_TYPE1v2_IOMMU,
+    vfio_device_info, vfio_group_status, vfio_iommu_type1_dma_map, vfio_irq_info, vfio_region_info,
 };
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
@@ -248,10 +248,19 @@ fn read_header(bytes: &[u8]) -> Option<(u16, u32, &[u8])> {
 
 /// Number of MSI-X vectors.
 pub(super) fn msix_vectors(device: &OwnedFd) -> io::Result<u16> {
+    interrupts(device, VFIO_PCI_MSIX_IRQ_INDEX)
+}
+
+/// Whether the device has an interrupt line that the kernel can deliver.
+pub(super) fn has_line(device: &OwnedFd) -> io::Result<bool> {
+    Ok(interrupts(device, VFIO_PCI_INTX_IRQ_INDEX)? > 0)
+}
+
+fn interrupts(device: &OwnedFd, index: u32) -> io::Result<u16> {
     let mut info = vfio_irq_info {
         argsz: size_of_u32::<vfio_irq_info>(),
         flags: 0,
-        index: VFIO_PCI_MSIX_IRQ_INDEX,
+        index,
         count: 0,
     };
     // SAFETY: the structure is of the length that it says.
@@ -261,13 +270,33 @@ pub(super) fn msix_vectors(device: &OwnedFd) -> io::Result<u16> {
 
 /// Has the device's MSI-X vectors, from the first, signal these descriptors.
 pub(super) fn enable_msix(device: &OwnedFd, signals: &[EventFd]) -> io::Result<()> {
+    let trigger = VFIO_IRQ_SET_ACTION_TRIGGER;
+    set_interrupts(device, VFIO_PCI_MSIX_IRQ_INDEX, trigger, signals)
+}
+
+/// Has the device's interrupt line signal `trigger`, and then stay masked until `unmask` is signalled.
+pub(super) fn enable_line(device: &OwnedFd, trigger: &EventFd, unmask: &EventFd) -> io::Result<()> {
+    let set = |action, signal| {
+        let signals = std::slice::from_ref(signal);
+        set_interrupts(device, VFIO_PCI_INTX_IRQ_INDEX, action, signals)
+    };
+    set(VFIO_IRQ_SET_ACTION_TRIGGER, trigger)?;
+    set(VFIO_IRQ_SET_ACTION_UNMASK, unmask)
+}
+
+fn set_interrupts(
+    device: &OwnedFd,
+    index: u32,
+    action: u32,
+    signals: &[EventFd],
+) -> io::Result<()> {
     let count = u32::try_from(signals.len()).expect("at most 2048 vectors");
     let header_words = 5_u32;
     // argsz, flags, index, start, count; then a descriptor number each.
     let mut words = vec![
         (header_words + count) * 4,
-        VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
-        VFIO_PCI_MSIX_IRQ_INDEX,
+        VFIO_IRQ_SET_DATA_EVENTFD | action,
+        index,
         0,
         count,
     ];

@@ -10,15 +10,20 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use casemate_devices::pci::BarIndex;
+use casemate_devices::pci::{BarIndex, Slot};
 use casemate_devices::vfio::{Hardware, Piece};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use rustix::mm::{MapFlags, ProtFlags};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::calls;
+use crate::machine::layout;
 
 const COMMAND: u64 = 0x04;
 const MEMORY: u16 = 1 << 1;
 const BUS_MASTER: u16 = 1 << 2;
+const LINE_OFF: u16 = 1 << 10;
 
 /// A mapping of a piece, and the slot in which the guest sees it.
 struct Mapping {
@@ -29,6 +34,37 @@ struct Mapping {
     len: usize,
     /// Whether the guest has it in its slot.
     shown: bool,
+}
+
+/// An interrupt line from the device to a pin of the guest's I/O APIC, without us: the kernel signals the one
+/// descriptor, and KVM the other when the guest has answered, upon which the kernel unmasks the line.
+#[derive(Debug)]
+pub(crate) struct Line {
+    trigger: EventFd,
+    answered: EventFd,
+}
+
+impl Line {
+    pub(super) fn new(device: &OwnedFd) -> io::Result<Self> {
+        let descriptor = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
+        let (trigger, answered) = (descriptor()?, descriptor()?);
+        calls::enable_line(device, &trigger, &answered)?;
+        Ok(Self { trigger, answered })
+    }
+
+    /// The same line once more.
+    pub(super) fn another(&self) -> io::Result<Self> {
+        Ok(Self {
+            trigger: self.trigger.try_clone()?,
+            answered: self.answered.try_clone()?,
+        })
+    }
+
+    /// Connects it with the pin of a slot.
+    pub(crate) fn connect(&self, vm: &VmFd, slot: Slot) -> io::Result<()> {
+        vm.register_irqfd_with_resample(&self.trigger, &self.answered, layout::slot_gsi(slot))
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
+    }
 }
 
 /// What keeps the device's memory reachable and its group ours.
@@ -54,6 +90,10 @@ pub(super) struct KernelDevice {
     vm: Arc<VmFd>,
     device: OwnedFd,
     regions: Regions,
+    /// What its command register has.
+    command: u16,
+    /// Its end is the end of the connection.
+    _line: Option<Line>,
     _keep: Arc<Keep>,
 }
 
@@ -64,6 +104,7 @@ impl KernelDevice {
         vm: Arc<VmFd>,
         device: OwnedFd,
         regions: Regions,
+        line: Option<Line>,
         pieces: &[Piece],
         first_slot: u32,
         keep: Arc<Keep>,
@@ -73,9 +114,11 @@ impl KernelDevice {
             vm,
             device,
             regions,
+            command: 0,
+            _line: line,
             _keep: keep,
         };
-        new.set_command(MEMORY)?;
+        new.change_command(MEMORY, true)?;
         for (slot, piece) in (first_slot..).zip(pieces) {
             let base = new.region(piece.bar)?.start;
             let len = usize::try_from(piece.range.end - piece.range.start)
@@ -119,10 +162,17 @@ impl KernelDevice {
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
     }
 
-    fn set_command(&self, command: u16) -> io::Result<()> {
+    fn change_command(&mut self, bit: u16, on: bool) -> io::Result<()> {
+        let command = if on {
+            self.command | bit
+        } else {
+            self.command & !bit
+        };
         let place = self.regions.config + COMMAND;
         let written = rustix::io::pwrite(&self.device, &command.to_le_bytes(), place)?;
-        whole(written, 2)
+        whole(written, 2)?;
+        self.command = command;
+        Ok(())
     }
 }
 
@@ -160,7 +210,11 @@ impl Drop for KernelDevice {
 
 impl Hardware for KernelDevice {
     fn set_bus_master(&mut self, on: bool) -> io::Result<()> {
-        self.set_command(if on { MEMORY | BUS_MASTER } else { MEMORY })
+        self.change_command(BUS_MASTER, on)
+    }
+
+    fn set_line(&mut self, on: bool) -> io::Result<()> {
+        self.change_command(LINE_OFF, !on)
     }
 
     fn read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]) -> io::Result<()> {

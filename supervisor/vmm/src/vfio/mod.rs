@@ -31,7 +31,7 @@ use vfio_bindings::bindings::vfio::{
 };
 
 use crate::machine::{ASSIGNED_SLOTS, Machine};
-use hardware::{Keep, KernelDevice, Regions};
+use hardware::{Keep, KernelDevice, Line, Regions};
 
 /// What was inherited.
 #[derive(Debug)]
@@ -52,11 +52,14 @@ pub(crate) struct Host<'a> {
     pub(crate) event_loop: &'a EventLoop,
 }
 
+/// A function, and its interrupt line if it has one: connected when it is known in which slot it is.
+pub(crate) type Attached = (VfioPci, Option<Line>);
+
 /// Takes all devices over.
 ///
 /// # Errors
 /// The first one that cannot be given to the guest, by its address, and why.
-pub(crate) fn attach(assigned: Assigned, host: &Host<'_>) -> Result<Vec<VfioPci>> {
+pub(crate) fn attach(assigned: Assigned, host: &Host<'_>) -> Result<Vec<Attached>> {
     let Assigned { container, groups } = assigned;
     if !calls::is_usable(&container).context("the VFIO container")? {
         bail!("this kernel's VFIO has no type 1 IOMMU, version 2");
@@ -103,7 +106,7 @@ fn attach_device(
     host: &Host<'_>,
     keep: &Arc<Keep>,
     slot: &mut u32,
-) -> Result<VfioPci> {
+) -> Result<Attached> {
     let name = CString::new(address.to_string())?;
     let device = calls::device(group, &name).context("is not a device of its group")?;
     let flags = calls::device_flags(&device)?;
@@ -120,10 +123,18 @@ fn attach_device(
     let layout = plan(&info)?;
     let first_slot = *slot;
     *slot += u32::try_from(layout.pieces.len())?;
-    let msix = Arc::new(Msix::new(Arc::clone(&host.router), layout.msix.vectors)?);
-    let vectors = Vectors::new(Arc::clone(&msix))?;
-    calls::enable_msix(&device, vectors.descriptors()).context("its interrupts")?;
-    let watch = vectors.watch(host.event_loop)?;
+    let (mut msix, mut watch, mut line) = (None, None, None);
+    if let Some(place) = &layout.msix {
+        let table = Arc::new(Msix::new(Arc::clone(&host.router), place.vectors)?);
+        let vectors = Vectors::new(Arc::clone(&table))?;
+        calls::enable_msix(&device, vectors.descriptors()).context("its interrupts")?;
+        watch = Some(vectors.watch(host.event_loop)?);
+        msix = Some(table);
+    } else {
+        line = Some(Line::new(&device).context("its interrupt line")?);
+    }
+    let kept = line.as_ref().map(Line::another).transpose()?;
+    let vectors = layout.msix.as_ref().map_or(0, |msix| msix.vectors);
     let regions = Regions {
         config: config.offset,
         bars,
@@ -133,6 +144,7 @@ fn attach_device(
         vm,
         device,
         regions,
+        kept,
         &layout.pieces,
         first_slot,
         Arc::clone(keep),
@@ -143,16 +155,14 @@ fn attach_device(
         let watched_by = grave.clone();
         grave.run_job(Box::new(move || {
             drop(hardware);
-            watched_by.remove(watch);
+            if let Some(watch) = watch {
+                watched_by.remove(watch);
+            }
         }));
     };
-    tracing::info!(%address, vectors = layout.msix.vectors, "assigned");
-    Ok(VfioPci::new(
-        layout,
-        msix,
-        Box::new(hardware),
-        Box::new(retire),
-    )?)
+    tracing::info!(%address, vectors, "assigned");
+    let function = VfioPci::new(layout, msix, Box::new(hardware), Box::new(retire))?;
+    Ok((function, line))
 }
 
 type Bars = BTreeMap<BarIndex, std::ops::Range<u64>>;
@@ -181,6 +191,7 @@ fn describe(device: &OwnedFd, config_at: u64, resets: bool) -> Result<(DeviceInf
         config,
         bars,
         vectors: calls::msix_vectors(device)?,
+        line: calls::has_line(device)?,
         resets,
     };
     Ok((info, places))

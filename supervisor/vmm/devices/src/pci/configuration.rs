@@ -11,6 +11,7 @@ const STATUS: usize = 0x06;
 const FIRST_BAR: usize = 0x10;
 const SUBSYSTEM: usize = 0x2c;
 const CAPABILITIES_POINTER: usize = 0x34;
+const INTERRUPT_PIN: usize = 0x3d;
 const FIRST_CAPABILITY: usize = 0x40;
 
 const COMMAND_MEMORY: u16 = 1 << 1;
@@ -222,6 +223,11 @@ impl Configuration {
         if let Some(Bar { width, .. }) = self.bar(bar) {
             self.write_masked(bar.register(), width.registers(&address.to_le_bytes()));
         }
+    }
+
+    /// Says that the function has an interrupt line, its first: INTA.
+    pub fn add_interrupt_pin(&mut self) {
+        self.put(INTERRUPT_PIN, &[1]);
     }
 
     /// Switches memory decoding on, as firmware would. For the start of a VM.

@@ -15,17 +15,18 @@ use crate::throttle::Throttle;
 
 const COMMAND: u16 = 0x04;
 const BUS_MASTER: u16 = 1 << 2;
+const LINE_OFF: u16 = 1 << 10;
 
 /// The guest's side of an assigned device.
 pub struct VfioPci {
     configuration: Configuration,
-    msix: Arc<Msix>,
-    msix_control: u16,
-    place: MsixPlace,
+    /// Without it, it has an interrupt line.
+    msix: Option<Trapped>,
     pieces: Vec<Piece>,
     /// Pieces that are mapped now.
     mapped: Vec<Piece>,
     bus_master: bool,
+    line: bool,
     /// `None` after it was unplugged.
     hardware: Option<Box<dyn Hardware>>,
     /// What ends with the device, on a thread that may do it.
@@ -33,77 +34,38 @@ pub struct VfioPci {
     failures: Throttle,
 }
 
-impl fmt::Debug for VfioPci {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("VfioPci")
-            .field("place", &self.place)
-            .field("pieces", &self.pieces)
-            .finish_non_exhaustive()
-    }
+/// The guest's MSI-X in place of the hardware's.
+#[derive(Debug)]
+struct Trapped {
+    msix: Arc<Msix>,
+    /// Its control register in configuration space.
+    control: u16,
+    place: MsixPlace,
 }
 
-impl VfioPci {
-    /// A function with the guest's view `layout` of `hardware`, whose vectors are those of `msix`. When the guest gives
-    /// it up, `retire` gets the hardware to drop.
-    ///
-    /// # Errors
-    /// [`Unfit`] when configuration space has no room for MSI-X.
-    pub fn new(
-        layout: Layout,
+impl Trapped {
+    fn new(
+        configuration: &mut Configuration,
+        place: MsixPlace,
         msix: Arc<Msix>,
-        hardware: Box<dyn Hardware>,
-        retire: Box<dyn Fn(Box<dyn Hardware>) + Send>,
     ) -> Result<Self, Unfit> {
-        let Layout {
-            mut configuration,
-            msix: place,
-            pieces,
-        } = layout;
         let damaged = Unfit::Damaged("MSI-X is too far into its BAR");
         let table = u32::try_from(place.table.start).map_err(|_| damaged)?;
         let pending = u32::try_from(place.pending.start).map_err(|_| damaged)?;
-        let msix_control = msix.add_capability_at(
-            &mut configuration,
+        let control = msix.add_capability_at(
+            configuration,
             (place.table_bar, table),
             (place.pending_bar, pending),
         )?;
         Ok(Self {
-            configuration,
             msix,
-            msix_control,
+            control,
             place,
-            pieces,
-            mapped: Vec::new(),
-            bus_master: false,
-            hardware: Some(hardware),
-            retire,
-            failures: Throttle::default(),
         })
     }
 
-    fn failed(&mut self, what: &str, error: &std::io::Error) {
-        if self.failures.allows(Instant::now()) {
-            warn!(what, %error, "assigned device");
-        }
-    }
-
-    /// Passes bus mastering on, and nothing else of the command register.
-    fn follow_command(&mut self) {
-        let wanted = self.configuration.word(COMMAND) & BUS_MASTER != 0;
-        if wanted == self.bus_master {
-            return;
-        }
-        if let Some(hardware) = &mut self.hardware {
-            match hardware.set_bus_master(wanted) {
-                Ok(()) => self.bus_master = wanted,
-                Err(error) => self.failed("bus mastering", &error),
-            }
-        }
-    }
-
     /// Which part of MSI-X an access to a BAR is of, with the offset in it; a part is never left by an access.
-    fn msix_part(&self, bar: BarIndex, offset: u64, len: usize) -> MsixPart {
+    fn part(&self, bar: BarIndex, offset: u64, len: usize) -> MsixPart {
         let end = offset.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
         let part = |in_bar: BarIndex, range: &Range<u64>| {
             let touches = in_bar == bar && offset < range.end && end > range.start;
@@ -117,6 +79,83 @@ impl VfioPci {
             return within.map_or(MsixPart::Astride, MsixPart::Pending);
         }
         MsixPart::Outside
+    }
+}
+
+impl fmt::Debug for VfioPci {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("VfioPci")
+            .field("msix", &self.msix)
+            .field("pieces", &self.pieces)
+            .finish_non_exhaustive()
+    }
+}
+
+impl VfioPci {
+    /// A function with the guest's view `layout` of `hardware`, whose vectors are those of `msix`: there is one when the
+    /// layout has a place for it. When the guest gives it up, `retire` gets the hardware to drop.
+    ///
+    /// # Errors
+    /// [`Unfit`] when configuration space has no room for MSI-X.
+    pub fn new(
+        layout: Layout,
+        msix: Option<Arc<Msix>>,
+        hardware: Box<dyn Hardware>,
+        retire: Box<dyn Fn(Box<dyn Hardware>) + Send>,
+    ) -> Result<Self, Unfit> {
+        let Layout {
+            mut configuration,
+            msix: place,
+            pieces,
+        } = layout;
+        let msix = place
+            .zip(msix)
+            .map(|(place, msix)| Trapped::new(&mut configuration, place, msix))
+            .transpose()?;
+        Ok(Self {
+            configuration,
+            msix,
+            pieces,
+            mapped: Vec::new(),
+            bus_master: false,
+            line: true,
+            hardware: Some(hardware),
+            retire,
+            failures: Throttle::default(),
+        })
+    }
+
+    fn failed(&mut self, what: &str, error: &std::io::Error) {
+        if self.failures.allows(Instant::now()) {
+            warn!(what, %error, "assigned device");
+        }
+    }
+
+    /// Passes bus mastering on, and the use of the interrupt line where there is one; nothing else of the command register.
+    fn follow_command(&mut self) {
+        let command = self.configuration.word(COMMAND);
+        let Some(hardware) = &mut self.hardware else {
+            return;
+        };
+        let mut refused = None;
+        let line = command & LINE_OFF == 0;
+        if self.msix.is_none() && line != self.line {
+            match hardware.set_line(line) {
+                Ok(()) => self.line = line,
+                Err(error) => refused = Some(("interrupt line", error)),
+            }
+        }
+        let bus_master = command & BUS_MASTER != 0;
+        if bus_master != self.bus_master {
+            match hardware.set_bus_master(bus_master) {
+                Ok(()) => self.bus_master = bus_master,
+                Err(error) => refused = Some(("bus mastering", error)),
+            }
+        }
+        if let Some((what, error)) = refused {
+            self.failed(what, &error);
+        }
     }
 }
 
@@ -137,40 +176,43 @@ impl PciFunction for VfioPci {
     fn config_write(&mut self, offset: u16, data: &[u8]) {
         self.configuration.write(offset, data);
         self.follow_command();
-        if (self.msix_control & !3..self.msix_control.saturating_add(2)).contains(&offset) {
-            let control = self.configuration.word(self.msix_control);
-            self.msix.set_control(control);
+        if let Some(Trapped { msix, control, .. }) = &self.msix
+            && (control & !3..control.saturating_add(2)).contains(&offset)
+        {
+            msix.set_control(self.configuration.word(*control));
         }
     }
 
     fn bar_read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]) {
-        match self.msix_part(bar, offset, data.len()) {
-            MsixPart::Table(within) => self.msix.read_table(within, data),
-            MsixPart::Pending(within) => self.msix.read_pending(within, data),
-            MsixPart::Astride => {}
-            MsixPart::Outside => {
-                if let Some(hardware) = &mut self.hardware
-                    && let Err(error) = hardware.read(bar, offset, data)
-                {
-                    // Never half of something.
-                    data.fill(0xff);
-                    self.failed("read", &error);
-                }
+        if let Some(trapped) = &self.msix {
+            match trapped.part(bar, offset, data.len()) {
+                MsixPart::Table(within) => return trapped.msix.read_table(within, data),
+                MsixPart::Pending(within) => return trapped.msix.read_pending(within, data),
+                MsixPart::Astride => return,
+                MsixPart::Outside => {}
             }
+        }
+        if let Some(hardware) = &mut self.hardware
+            && let Err(error) = hardware.read(bar, offset, data)
+        {
+            // Never half of something.
+            data.fill(0xff);
+            self.failed("read", &error);
         }
     }
 
     fn bar_write(&mut self, bar: BarIndex, offset: u64, data: &[u8]) {
-        match self.msix_part(bar, offset, data.len()) {
-            MsixPart::Table(within) => self.msix.write_table(within, data),
-            MsixPart::Pending(_) | MsixPart::Astride => {}
-            MsixPart::Outside => {
-                if let Some(hardware) = &mut self.hardware
-                    && let Err(error) = hardware.write(bar, offset, data)
-                {
-                    self.failed("write", &error);
-                }
+        if let Some(trapped) = &self.msix {
+            match trapped.part(bar, offset, data.len()) {
+                MsixPart::Table(within) => return trapped.msix.write_table(within, data),
+                MsixPart::Pending(_) | MsixPart::Astride => return,
+                MsixPart::Outside => {}
             }
+        }
+        if let Some(hardware) = &mut self.hardware
+            && let Err(error) = hardware.write(bar, offset, data)
+        {
+            self.failed("write", &error);
         }
     }
 

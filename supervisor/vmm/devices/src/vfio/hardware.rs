@@ -25,6 +25,8 @@ pub struct DeviceInfo {
     pub bars: Vec<BarInfo>,
     /// MSI-X vectors that the kernel can deliver.
     pub vectors: u16,
+    /// Whether the kernel can deliver its interrupt line.
+    pub line: bool,
     /// Whether the kernel can bring it back into the state after power-on.
     pub resets: bool,
 }
@@ -46,6 +48,12 @@ pub trait Hardware: Send {
     /// # Errors
     /// The kernel's.
     fn set_bus_master(&mut self, on: bool) -> io::Result<()>;
+
+    /// Lets the device use its interrupt line, or not. Only asked of a device without MSI-X.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_line(&mut self, on: bool) -> io::Result<()>;
 
     /// Reads registers of a BAR.
     ///

@@ -8,6 +8,8 @@ use crate::pci::{BarIndex, BarWidth, Configuration, ConfigurationError, Identity
 
 const MSIX: u8 = 0x11;
 const EXPRESS: u8 = 0x10;
+/// Which line it has: 1 to 4 are INTA to INTD.
+const INTERRUPT_PIN: u16 = 0x3d;
 /// Bytes of a PCI Express capability of version 2, number and link included.
 const EXPRESS_LEN: usize = 0x3c;
 /// More capabilities than fit: a list that is longer goes in circles.
@@ -26,9 +28,9 @@ pub enum Unfit {
     /// Not a plain function.
     #[error("it is a bridge or CardBus function, which cannot be assigned")]
     Bridge,
-    /// Its interrupts are of the old kind.
-    #[error("it has no MSI-X, and other interrupts are not passed on")]
-    NoMsix,
+    /// The guest could only ask it again and again.
+    #[error("it has neither MSI-X nor an interrupt line that the kernel can deliver")]
+    NoInterrupt,
     /// More vectors than we have.
     #[error("it wants {0} MSI-X vectors, {max} are possible", max = MAX_VECTORS)]
     Vectors(u16),
@@ -60,8 +62,8 @@ pub struct MsixPlace {
 pub struct Layout {
     /// Without MSI-X, whose capability is added by who has its state.
     pub configuration: Configuration,
-    /// Its interrupts.
-    pub msix: MsixPlace,
+    /// Its interrupts; without it, it has its interrupt line.
+    pub msix: Option<MsixPlace>,
     /// What is mapped.
     pub pieces: Vec<Piece>,
 }
@@ -101,9 +103,18 @@ pub fn plan(device: &DeviceInfo) -> Result<Layout, Unfit> {
         let found = capabilities.iter().find(|(id, _)| *id == number);
         found.map(|(_, offset)| *offset)
     };
-    let msix = msix(&config, at(MSIX).ok_or(Unfit::NoMsix)?, len_of)?;
-    if msix.vectors > MAX_VECTORS || msix.vectors > device.vectors {
-        return Err(Unfit::Vectors(msix.vectors));
+    let msix = match at(MSIX) {
+        Some(offset) => Some(msix(&config, offset, len_of)?),
+        None if device.line && (1..=4).contains(&config.byte(INTERRUPT_PIN)) => {
+            configuration.add_interrupt_pin();
+            None
+        }
+        None => return Err(Unfit::NoInterrupt),
+    };
+    if let Some(vectors) = msix.as_ref().map(|msix| msix.vectors)
+        && (vectors > MAX_VECTORS || vectors > device.vectors)
+    {
+        return Err(Unfit::Vectors(vectors));
     }
     if let Some(offset) = at(EXPRESS) {
         configuration.add_capability(EXPRESS, &config.express(offset), &[])?;
@@ -114,12 +125,14 @@ pub fn plan(device: &DeviceInfo) -> Result<Layout, Unfit> {
         .filter(|info| bars.iter().any(|(bar, _)| *bar == info.bar))
         .flat_map(|info| {
             let mut trapped = Vec::new();
-            for (bar, range) in [
-                (msix.table_bar, &msix.table),
-                (msix.pending_bar, &msix.pending),
-            ] {
-                if bar == info.bar {
-                    trapped.push(range.clone());
+            if let Some(msix) = &msix {
+                for (bar, range) in [
+                    (msix.table_bar, &msix.table),
+                    (msix.pending_bar, &msix.pending),
+                ] {
+                    if bar == info.bar {
+                        trapped.push(range.clone());
+                    }
                 }
             }
             let bar = info.bar;

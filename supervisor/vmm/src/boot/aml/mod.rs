@@ -11,6 +11,8 @@ use acpi_tables::aml::{
     Package, Path, ResourceTemplate, Scope,
 };
 
+use casemate_devices::pci::Slot;
+
 use crate::machine::layout;
 use crate::power;
 
@@ -91,9 +93,29 @@ fn pci_root(window_64: Range<u64>) -> Made {
                     ),
                 ]),
             ),
+            &lines(),
             &hot_plug::slots(),
         ],
     ))
+}
+
+/// To which input of the I/O APIC the line INTA of each slot goes (ACPI 6.5, 6.2.13). No other line is used.
+fn lines() -> Made {
+    const FIRST_LINE: u8 = 0;
+    const NO_LINK: u8 = 0;
+    let rows: Vec<_> = Slot::all()
+        .map(|slot| {
+            let all_functions = u32::from(slot.number()) << 16 | 0xffff;
+            make(&Package::new(vec![
+                &all_functions,
+                &FIRST_LINE,
+                &NO_LINK,
+                &layout::slot_gsi(slot),
+            ]))
+        })
+        .collect();
+    let rows = rows.iter().map(|row| -> &dyn Aml { row }).collect();
+    make(&Name::new(name("_PRT"), &Package::new(rows)))
 }
 
 /// Claims the configuration space, so that Linux uses it.
@@ -150,6 +172,17 @@ mod tests {
             let found = find(&block, device);
             assert!(found.is_some(), "{}", String::from_utf8_lossy(device));
         }
+        // _PRT: 31 packages of four: slot 1 of any function, line 0, no link, input 17.
+        let table = find(&block, b"\x08_PRT\x12").expect("a package");
+        let row = [
+            0x12, 0x0b, 0x04, 0x0c, 0xff, 0xff, 0x01, 0x00, 0x00, 0x00, 0x0a, 0x11,
+        ];
+        let rest = &block[table..];
+        assert_eq!(
+            find(rest, &row).map(|end| end - row.len()),
+            Some(3),
+            "{rest:x?}"
+        );
         // _S5_: a package with one element, 5.
         let sleep = [b"_S5_".as_slice(), &[0x12, 0x04, 0x01, 0x0a, 0x05]].concat();
         assert_eq!(find(&block, &sleep), Some(block.len()));

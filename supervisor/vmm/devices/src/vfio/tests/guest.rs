@@ -1,6 +1,6 @@
 //! What a guest sees of an assigned device and what of its doing reaches the hardware.
 
-use super::recorded::{e1000e, nvme, xhci};
+use super::recorded::{e1000e, nvme, without_msix, xhci};
 use super::*;
 
 const COMMAND: u8 = 0x04;
@@ -62,6 +62,43 @@ fn nothing_a_guest_writes_to_configuration_space_reaches_the_host_but_bus_master
         fixture.asked(),
         [Asked::BusMaster(true), Asked::BusMaster(false)]
     );
+}
+
+#[test]
+fn the_line_is_the_guests_to_switch_where_there_is_one() {
+    let fixture = Fixture::new(&without_msix());
+    assert_eq!(fixture.config(0x3c) & 0xff00, 0x0100);
+    assert_eq!(fixture.capability(0x11), None);
+    fixture.place(0x10, BASE);
+    fixture.set_config(COMMAND, &[MEMORY, 0]);
+    let asked = fixture.asked();
+    assert_eq!(asked.last(), Some(&Asked::Map(0, 0, 0x4000, BASE)));
+    let mut data = [0; 4];
+    // Where others have a table, this one has registers.
+    fixture.memory.write(BASE + 0x3000, &[7; 4]);
+    fixture.memory.read(BASE + 0x3800, &mut data);
+    assert_eq!(
+        fixture.asked(),
+        [
+            Asked::Write(0, 0x3000, vec![7; 4]),
+            Asked::Read(0, 0x3800, 4),
+        ]
+    );
+    fixture.set_config(COMMAND, &[MEMORY, 4]);
+    fixture.set_config(COMMAND, &[MEMORY | BUS_MASTER, 4]);
+    *lock(&fixture.broken) = true;
+    fixture.set_config(COMMAND, &[MEMORY | BUS_MASTER, 0]);
+    *lock(&fixture.broken) = false;
+    // What was refused is asked for again.
+    fixture.set_config(COMMAND, &[MEMORY | BUS_MASTER, 0]);
+    fixture.set_config(COMMAND, &[MEMORY | BUS_MASTER, 0]);
+    let expected = [
+        Asked::Line(false),
+        Asked::BusMaster(true),
+        Asked::Line(true),
+        Asked::Line(true),
+    ];
+    assert_eq!(fixture.asked(), expected);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What is made of recorded devices, which parts of BARs are mapped, and who is refused.
 
-use super::recorded::{e1000e, nvme, xhci};
+use super::recorded::{e1000e, nvme, without_msix, xhci};
 use super::*;
 
 fn piece(bar: BarIndex, range: std::ops::Range<u64>) -> Piece {
@@ -51,7 +51,20 @@ fn pages_of_msix_are_never_mapped() {
     ];
     for (device, msix, pieces) in cases {
         let layout = plan(&device).expect("it fits");
-        assert_eq!((layout.msix, layout.pieces), (msix, pieces));
+        assert_eq!((layout.msix, layout.pieces), (Some(msix), pieces));
+    }
+}
+
+#[test]
+fn a_device_without_msix_has_its_line_and_all_of_its_pages() {
+    for pin in 1..=4 {
+        let mut device = without_msix();
+        device.config[0x3d] = pin;
+        let layout = plan(&device).expect("it fits");
+        assert_eq!(layout.msix, None);
+        assert_eq!(layout.pieces, [piece(BarIndex::Bar0, 0..0x4000)]);
+        // Whichever it is on the hardware, the guest has INTA.
+        assert_eq!(layout.configuration.word(0x3c), 0x0100);
     }
 }
 
@@ -121,8 +134,27 @@ fn unfit_devices_are_named_and_refused() {
         (|d| d.resets = false, "cannot reset it"),
         (|d| d.config[0x0e] = 1, "bridge"),
         (|d| d.config[0x0e] = 0x82, "bridge"),
-        (|d| d.config[0x06] = 0, "no MSI-X"),
-        (|d| d.config[0x40] = 0x05, "no MSI-X"),
+        (
+            |d| {
+                d.config[0x06] = 0;
+                d.line = false;
+            },
+            "neither MSI-X nor",
+        ),
+        (
+            |d| {
+                d.config[0x40] = 0x05;
+                d.config[0x3d] = 0;
+            },
+            "neither MSI-X nor",
+        ),
+        (
+            |d| {
+                d.config[0x40] = 0x05;
+                d.config[0x3d] = 5;
+            },
+            "neither MSI-X nor",
+        ),
         (|d| d.config[0x34] = 0x20, "does not end"),
         (|d| d.config[0x41] = 0x40, "does not end"),
         (|d| d.config[0x61] = 0x80, "does not end"),

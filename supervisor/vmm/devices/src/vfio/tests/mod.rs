@@ -17,6 +17,7 @@ use crate::pci::{BarIndex, ConfigPorts, Msix, PciRoot};
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Asked {
     BusMaster(bool),
+    Line(bool),
     Read(u8, u64, usize),
     Write(u8, u64, Vec<u8>),
     Map(u8, u64, u64, u64),
@@ -51,6 +52,9 @@ impl Drop for FakeHardware {
 impl Hardware for FakeHardware {
     fn set_bus_master(&mut self, on: bool) -> io::Result<()> {
         self.ask(Asked::BusMaster(on))
+    }
+    fn set_line(&mut self, on: bool) -> io::Result<()> {
+        self.ask(Asked::Line(on))
     }
     fn read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]) -> io::Result<()> {
         data.fill(0x11);
@@ -87,7 +91,9 @@ impl Fixture {
         let root = Arc::new(PciRoot::new(Arc::clone(&memory), windows));
         let layout = plan(device).expect("it fits");
         let router = FakeRouter::new();
-        let msix = Msix::new(router.clone(), layout.msix.vectors).expect("routes");
+        // A device without any has a table that nothing is connected to.
+        let vectors = layout.msix.as_ref().map(|place| place.vectors);
+        let msix = Msix::new(router.clone(), vectors.unwrap_or(1)).expect("routes");
         let msix = Arc::new(msix);
         let (log, broken) = (Log::default(), Arc::default());
         let hardware = FakeHardware {
@@ -98,7 +104,7 @@ impl Fixture {
         let grave = Arc::clone(&retired);
         let function = VfioPci::new(
             layout,
-            Arc::clone(&msix),
+            vectors.map(|_| Arc::clone(&msix)),
             Box::new(hardware),
             Box::new(move |hardware| lock(&grave).push(hardware)),
         )

@@ -52,6 +52,7 @@ pub(super) fn e1000e() -> DeviceInfo {
             bar(BarIndex::Bar3, 0x4000),
         ],
         vectors: 5,
+        line: true,
         resets: true,
     }
 }
@@ -80,6 +81,7 @@ pub(super) fn nvme() -> DeviceInfo {
         ]),
         bars: vec![bar(BarIndex::Bar0, 0x4000)],
         vectors: 65,
+        line: true,
         resets: true,
     }
 }
@@ -107,6 +109,17 @@ pub(super) fn xhci() -> DeviceInfo {
         ]),
         bars: vec![bar(BarIndex::Bar0, 0x4000)],
         vectors: 16,
+        line: true,
         resets: true,
     }
+}
+
+/// The USB controller as it is with its line only.
+pub(super) fn without_msix() -> DeviceInfo {
+    let mut device = xhci();
+    // No capabilities at all.
+    device.config[0x06] &= !0x10;
+    device.config[0x3d] = 1;
+    device.vectors = 0;
+    device
 }
