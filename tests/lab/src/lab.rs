@@ -45,6 +45,8 @@ pub struct Options {
     pub boot_timeout: Duration,
     /// More arguments for QEMU.
     pub extra: Vec<String>,
+    /// More words for the lab's kernel.
+    pub cmdline: String,
 }
 
 impl Default for Options {
@@ -64,6 +66,7 @@ impl Default for Options {
             accelerator,
             boot_timeout: Duration::from_secs(180),
             extra: Vec::new(),
+            cmdline: String::new(),
         }
     }
 }

@@ -261,6 +261,10 @@ fn arguments(image: &Image, options: &Options, folder: &Path) -> Vec<String> {
     if options.graphics.is_some() {
         words.push_str(" lab.graphics");
     }
+    if !options.cmdline.is_empty() {
+        words.push(' ');
+        words.push_str(&options.cmdline);
+    }
     add(&["-append", &words]);
     add(&["-serial", &format!("file:{}", text(&serial_log(folder)))]);
     add(&["-device", "virtio-rng-pci"]);

@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// The devices below, as the lab sees them. Those that cannot be reset by themselves have ports of their own.
 const DEVICES: &str = "0000:00:10.0 0000:00:11.0 0000:01:00.0 0000:02:00.0 0000:03:00.0";
 /// The one that is told to reach out of the guest's memory, and where to; as the lab's kernel says it.
-const STRAY: [&str; 3] = ["IO_PAGE_FAULT", "03:00.0", "address=0x80000000"];
+const STRAY: [&str; 3] = ["DMAR: [DMA", "[03:00.0]", "fault addr 0x80000000"];
 /// What a VM with all of them says, in the words of its init.
 const SAYS: &str = "stock: nvme reads content of the nvme disk|stock: nvme has copied 4194304 bytes\
     |stock: network: 5 packets transmitted, 5 packets received\
@@ -111,6 +111,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         share: Some(payload.path().to_owned()),
         guest_program: Some(build_lab_guest()?),
         extra: devices(&files),
+        cmdline: "intel_iommu=on".to_owned(),
         ..Options::default()
     })?;
     let parts = match arguments.only.as_slice() {
@@ -165,8 +166,11 @@ fn devices(files: &[PathBuf; 3]) -> Vec<String> {
     let nvme = drive("stock-disk", nvme);
     let (stick, other) = (drive("stock-stick", stick), drive("stock-other", other));
     let words = [
+        // QEMU's other IOMMU, that of the emulated processor's vendor, takes devices behind a port for devices of the root.
+        "-machine",
+        "kernel-irqchip=split",
         "-device",
-        "amd-iommu,intremap=on",
+        "intel-iommu,intremap=on",
         "-netdev",
         "user,id=stock-net,restrict=on",
         "-device",

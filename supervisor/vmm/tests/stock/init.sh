@@ -45,7 +45,7 @@ if [ -e /sys/bus/usb/devices/usb1 ]; then
     for stick in /dev/sd?; do
         [ -b "$stick" ] && echo "stock: usb reads $($b head -n 1 "$stick")"
     done
-    $b sed -n 's/.*\(IO-APIC.*xhci_hcd.*\)/stock: line: \1/p' /proc/interrupts
+    $b sed -n 's/.*\(IO-APIC.*xhci[-_]hcd.*\)/stock: line: \1/p' /proc/interrupts
     [ -b $last ] || complain 'usb\|xhci'
 fi
 # A device that reads and writes memory where it is told (QEMU's edu): inside of this VM, then where nothing is.
