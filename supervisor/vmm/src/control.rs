@@ -236,6 +236,13 @@ impl Server {
                 };
                 self.send(&event);
             }
+            Ok(Action::SaveWorkingSet) => {
+                let event = match self.working_set(packet.descriptors) {
+                    Ok(()) => self.state(),
+                    Err(error) => failed(&format!("{error:#}")),
+                };
+                self.send(&event);
+            }
             Ok(Action::SetBalloon { target }) => {
                 let event = self.set_balloon(target);
                 self.send(&event);
@@ -288,6 +295,13 @@ impl Server {
         self.saver
             .save(&self.vcpus, key.bytes(), &state, &memory)
             .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+    }
+
+    fn working_set(&self, files: Vec<OwnedFd>) -> anyhow::Result<()> {
+        let [file] = <[OwnedFd; 1]>::try_from(files)
+            .ok()
+            .context("a working set needs exactly one descriptor")?;
+        Ok(self.saver.save_working_set(file)?)
     }
 
     fn set_balloon(&self, target: Mebibytes) -> Event {

@@ -188,6 +188,10 @@ impl Claims {
             memory: File::from(memory),
             key: *restore.key.bytes(),
             vm: restore.taken_from.0,
+            working_set: restore
+                .working_set
+                .map(|number| self.take(number, "working set"))
+                .transpose()?,
         }))
     }
 

@@ -30,7 +30,8 @@ use crate::inherited::{self, Begin, Inherited};
 use crate::jail::{self, Filters, Inside, Jailed, ThreadClass};
 use crate::machine::Machine;
 use crate::report::{self, NoKvm};
-use crate::snapshot::{self, DeviceState, Saver};
+use crate::snapshot::working_set::WorkingSet;
+use crate::snapshot::{self, DeviceState, RestoreError, Saver};
 use crate::stop::Stop;
 use crate::vcpu::{Gate, Outside, Vcpus};
 
@@ -97,6 +98,10 @@ fn begin(kvm: OwnedFd, begin: Begin, launch: &Launch) -> Result<(Machine, Option
             let machine = make(Some(&saved.memory))?;
             let state = snapshot::read(&saved, &machine.host, machine.vcpus.len(), machine.ram)?;
             machine.restore(&state.chips, &state.vcpus)?;
+            if let Some(file) = &saved.working_set {
+                let set = WorkingSet::read(file, machine.ram).map_err(RestoreError::from)?;
+                machine.prefault(&set);
+            }
             Ok((machine, Some(state.devices)))
         }
     }

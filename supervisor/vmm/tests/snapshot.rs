@@ -93,6 +93,7 @@ impl Snapshot {
             memory: self.memory.as_raw_fd(),
             key: self.key.clone(),
             taken_from: self.of,
+            working_set: None,
         }
     }
 
@@ -333,5 +334,79 @@ fn what_is_not_the_whole_snapshot_does_not_run() {
         assert!(errors.contains(why), "{why}: {errors}");
         assert_eq!(errors.lines().count(), 1, "{errors}");
         assert_eq!(shown(&clone, COUNT), 0, "no guest code has run");
+    }
+}
+
+/// Asks a VM which pages it has changed; what it answers, and what it wrote.
+fn working_set(vm: &Vm) -> (Event, OwnedFd) {
+    let file = vm::memory("working-set", &[]);
+    vm.act_with(&Action::SaveWorkingSet, &[file.as_fd()]);
+    (vm.event(), file)
+}
+
+#[test]
+fn a_clone_is_given_what_an_earlier_one_has_changed() {
+    if !has_kvm() {
+        return;
+    }
+    let first = parts(3);
+    let vm = Vm::start(&first);
+    counted_to(&first, 20);
+    let (refused, _) = working_set(&vm);
+    assert!(
+        matches!(&refused, Event::Failed { what } if what.contains("was booted")),
+        "{refused:?}"
+    );
+    let snapshot = Snapshot::of(&first, &vm);
+    let (at, files) = (shown(&first, COUNT), snapshot.bytes());
+    kill(vm);
+
+    let (second, vm2) = clone(4, &snapshot, at);
+    let (answer, set) = working_set(&vm2);
+    assert_eq!(phase(answer), Phase::Running);
+    vm2.act(&Action::SaveWorkingSet);
+    let refused = vm2.event();
+    assert!(
+        matches!(&refused, Event::Failed { what } if what.contains("one descriptor")),
+        "{refused:?}"
+    );
+    power_off(&second, vm2);
+    let len = rustix::fs::fstat(&set).expect("open").st_size;
+    assert!(len > 8 && len % 4 == 0, "{len} bytes");
+
+    // One that has them at once is as any other, and changes the files as little.
+    let with = |set: &OwnedFd| Restore {
+        working_set: Some(set.as_raw_fd()),
+        ..snapshot.restore()
+    };
+    let third = parts(5);
+    let launch = Launch {
+        restore: Some(with(&set)),
+        ..third.launch()
+    };
+    let vm3 = Vm::start_as(&third, &launch);
+    counted_to(&third, at + 20);
+    assert_eq!(shown(&third, SPOILED), 0, "memory is as it was");
+    let (answer, again) = working_set(&vm3);
+    assert_eq!(phase(answer), Phase::Running);
+    let again = rustix::fs::fstat(&again).expect("open").st_size;
+    assert!(again >= len, "{again} bytes after {len}");
+    power_off(&third, vm3);
+    assert!(snapshot.bytes() == files, "clones change nothing in it");
+
+    // What is no set, or one of a larger VM.
+    let beyond = [&b"CMWRKSET"[..], &16_384_u32.to_le_bytes()].concat();
+    for (bytes, why) in [(&b"pages"[..], "is none"), (&beyond, "beyond the memory")] {
+        let file = vm::memory("working-set", bytes);
+        let fourth = parts(6);
+        let launch = Launch {
+            restore: Some(with(&file)),
+            ..fourth.launch()
+        };
+        let output = vm::start(&launch);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(errors.contains(why), "{errors}");
+        assert_eq!(shown(&fourth, COUNT), 0, "no guest code has run");
     }
 }

@@ -16,5 +16,6 @@ pub mod policy;
 pub mod queue;
 pub mod session;
 pub mod snapshot;
+pub mod working_set;
 pub mod vectors;
 pub mod wires;

@@ -63,6 +63,11 @@ pub enum Action {
         /// Seals the state.
         key: SnapshotKey,
     },
+    /// Writes the numbers of the pages that the guest and its devices have changed since the VM was restored into the empty
+    /// file whose descriptor comes with the message, for [`crate::Restore::working_set`]. Answered by [`Event::State`], or by
+    /// [`Event::Failed`] when the VM was booted or has changed more than a set holds. Legal in [`Phase::Running`] and
+    /// [`Phase::Paused`].
+    SaveWorkingSet,
     /// Asks the guest to give so much of its memory back in all; less than before lets it have some again. It does so
     /// as far as it can, in its own time. Answered by [`Event::Balloon`], or by [`Event::Failed`] without a balloon or
     /// for more than the guest has. Legal in [`Phase::Running`] and [`Phase::Paused`], where the guest hears of it when
@@ -85,7 +90,7 @@ pub enum Action {
 #[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Event {
     /// Sent on connection and in answer to [`Action::Ping`], [`Action::Pause`], [`Action::Resume`],
-    /// [`Action::Snapshot`] and [`Action::RevokeRecording`].
+    /// [`Action::Snapshot`], [`Action::SaveWorkingSet`] and [`Action::RevokeRecording`].
     State {
         /// Where the vmm is in its life.
         phase: Phase,

@@ -15,6 +15,10 @@ pub struct Restore {
     /// Descriptor of the memory file: opened read-only, or a memfd sealed against writing and shrinking. It is mapped, so
     /// it must stay as it is while the VM lives.
     pub memory: i32,
+    /// Descriptor of a file that [`crate::Action::SaveWorkingSet`] has written for another VM of this snapshot: its pages are
+    /// given before the guest runs, instead of when it misses them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_set: Option<i32>,
     /// What the state was sealed with.
     pub key: SnapshotKey,
     /// The VM that was saved. The new one is [`crate::Launch::id`], which may be another.

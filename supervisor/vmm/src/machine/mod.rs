@@ -16,7 +16,9 @@ use std::sync::Arc;
 use casemate_devices::virtio::Memory;
 use casemate_vm::{RamSize, VcpuCount};
 use casemate_vmm_control::CpuModel;
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_bindings::{
+    CpuId, KVM_CAP_PRE_FAULT_MEMORY, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
+};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 pub(crate) use host::HostId;
@@ -25,6 +27,7 @@ pub(crate) use registers::EntryPoint;
 pub(crate) use slots::{ASSIGNED_SLOTS, WindowSlot};
 
 use crate::inherited;
+use crate::snapshot::working_set::WorkingSet;
 use state::{ChipState, VcpuState};
 
 /// The KVM of this host cannot run our VMs, or refused a step.
@@ -175,6 +178,25 @@ impl Machine {
             state.restore(vcpu)?;
         }
         chips.restore_clock(&self.vm)
+    }
+
+    /// Gives the guest its own copy of pages, in its tables too, before it asks. What a host's kernel cannot do is left to
+    /// the faults that there are without.
+    pub(crate) fn prefault(&self, set: &WorkingSet) {
+        let Some(vcpu) = self.vcpus.first() else {
+            return;
+        };
+        let mapped = self.vm.check_extension_raw(KVM_CAP_PRE_FAULT_MEMORY.into()) > 0;
+        for range in set.ranges() {
+            let result = slots::populate(&self.memory, &range).and_then(|guest| match guest {
+                Some(guest) if mapped => slots::pre_fault(vcpu, guest),
+                _ => Ok(()),
+            });
+            if let Err(error) = result {
+                tracing::warn!(%error, "the working set is left to its faults");
+                return;
+            }
+        }
     }
 
     /// Puts the first vCPU at the kernel's entry; the others wait for it to wake them.

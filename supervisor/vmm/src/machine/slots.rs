@@ -1,19 +1,25 @@
-//! Memory slots: what of this process's memory the guest sees, and where; and the one other call of KVM that takes more than
-//! its type says. The only unsafe code of the machine.
+//! Memory slots: what of this process's memory the guest sees, and where, and pages given before it asks; and the one other
+//! call of KVM that takes more than its type says. The only unsafe code of the machine.
 #![expect(
     unsafe_code,
     reason = "KVM takes memory slots as raw addresses of this process"
 )]
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use casemate_devices::virtio::Memory;
 use casemate_devices::window_memory::SlotMapper;
-use kvm_bindings::{kvm_userspace_memory_region, kvm_xsave};
+use kvm_bindings::{KVMIO, kvm_pre_fault_memory, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{VcpuFd, VmFd};
+use rustix::mm::{Advice, madvise};
 use vm_memory::{FileOffset, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
+use vmm_sys_util::ioctl::{_IOC_READ, _IOC_WRITE, ioctl_expr, ioctl_with_mut_ref};
+
+/// Number of the ioctl that gives a vCPU its pages before it asks; Documentation/virt/kvm/api.rst, 4.143.
+const PRE_FAULT_MEMORY: libc::c_ulong = ioctl_expr(_IOC_READ | _IOC_WRITE, KVMIO, 0xd5, 64);
 
 /// Slot of the window memory; RAM has the ones below.
 const WINDOW_SLOT: u32 = 8;
@@ -36,6 +42,53 @@ pub(super) fn map_ram(vm: &VmFd, memory: &Memory) -> Result<(), kvm_ioctls::Erro
         // Rust references (vm-memory hands out volatile accesses only) and, as one handle was just forgotten, is
         // never unmapped.
         unsafe { vm.set_user_memory_region(mapping) }?;
+    }
+    Ok(())
+}
+
+/// Copies pages of RAM, by their bytes from its start, as if the guest had written to them. Gives where they are for the
+/// guest; nothing for bytes that are not all in one piece of RAM, which the guest's own faults will see to.
+pub(super) fn populate(memory: &Memory, range: &Range<u64>) -> io::Result<Option<Range<u64>>> {
+    let mut before = 0;
+    for region in memory.iter() {
+        let inside = before..before + region.len();
+        if inside.contains(&range.start) && range.end <= inside.end {
+            let offset = range.start - before;
+            let len = range.end - range.start;
+            let size = usize::try_from(len).expect("64-bit program");
+            let start = usize::try_from(offset).expect("64-bit program");
+            // SAFETY: the bytes are within the mapping, as was just seen, which lives as long as `memory`. Their content
+            // stays as it is, and nobody holds references to it.
+            unsafe {
+                madvise(
+                    region.as_ptr().add(start).cast(),
+                    size,
+                    Advice::LinuxPopulateWrite,
+                )
+            }?;
+            let guest = region.start_addr().0 + offset;
+            return Ok(Some(guest..guest + len));
+        }
+        before = inside.end;
+    }
+    Ok(None)
+}
+
+/// Puts guest addresses into the tables that the processor translates them with, as they are mapped now.
+pub(super) fn pre_fault(vcpu: &VcpuFd, guest: Range<u64>) -> io::Result<()> {
+    let mut left = kvm_pre_fault_memory {
+        gpa: guest.start,
+        size: guest.end - guest.start,
+        ..Default::default()
+    };
+    while left.size > 0 {
+        // SAFETY: the structure is the one of this ioctl, in which KVM writes how much is left.
+        if unsafe { ioctl_with_mut_ref(vcpu, PRE_FAULT_MEMORY, &mut left) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod header;
 pub(crate) mod ram;
+pub(crate) mod working_set;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -28,6 +29,7 @@ use crate::machine::{HostId, MachineError};
 use crate::vcpu::Vcpus;
 use header::{MAX_STATE, Origin, Refused, SnapshotId};
 use ram::MemoryFile;
+use working_set::{MalformedSet, TooLarge, WorkingSet};
 
 /// How long a disk may take to finish what it does and to write out what it holds back.
 const DISK_LIMIT: Duration = Duration::from_secs(10);
@@ -92,6 +94,8 @@ pub(crate) enum RestoreError {
     Senseless(#[source] postcard::Error),
     #[error(transparent)]
     Memory(#[from] MemoryFile),
+    #[error(transparent)]
+    WorkingSet(#[from] MalformedSet),
 }
 
 /// A disk: the loop of its thread, and the device.
@@ -192,6 +196,34 @@ impl Saver {
     }
 }
 
+/// A working set could not be written down.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoWorkingSet {
+    #[error("the VM was booted: only one that went on from a snapshot has a working set")]
+    Booted,
+    #[error("this kernel does not say which pages a process has")]
+    NoPagemap,
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    #[error("cannot write the working set")]
+    Write(#[from] io::Error),
+}
+
+impl Saver {
+    /// Writes the working set of a restored VM into an empty file: what its guest and its devices have changed until now.
+    pub(crate) fn save_working_set(&self, into: OwnedFd) -> Result<(), NoWorkingSet> {
+        let pagemap = self.pagemap.as_ref().ok_or(NoWorkingSet::NoPagemap)?;
+        let pages = ram::touched(&self.memory, pagemap)?.ok_or(NoWorkingSet::Booted)?;
+        let set = WorkingSet::of(pages)?;
+        let into = File::from(into);
+        Ok(std::os::unix::fs::FileExt::write_all_at(
+            &into,
+            &set.to_bytes(),
+            0,
+        )?)
+    }
+}
+
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -215,6 +247,8 @@ pub(crate) struct Saved {
     pub(crate) key: [u8; 32],
     /// The VM that was saved.
     pub(crate) vm: u32,
+    /// Pages to be given before it runs.
+    pub(crate) working_set: Option<OwnedFd>,
 }
 
 /// Reads a saved state for a machine of this shape.

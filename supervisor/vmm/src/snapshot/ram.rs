@@ -179,6 +179,28 @@ fn write_at(into: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> io::Result<()>
     Ok(())
 }
 
+/// The pages that a restored guest or its devices have changed, from the start of RAM; `None` when it was booted.
+pub(crate) fn touched(memory: &Memory, pagemap: &File) -> io::Result<Option<Vec<u32>>> {
+    let (mut pages, mut before) = (Vec::new(), 0);
+    for region in memory.iter() {
+        if region.file_offset().is_none() {
+            return Ok(None);
+        }
+        let first = region.as_ptr() as usize / PAGE;
+        let count = region.size() / PAGE;
+        for start in (0..count).step_by(BATCH) {
+            let states = states(Some(pagemap), first + start, BATCH.min(count - start))?;
+            let own = states
+                .into_iter()
+                .zip(before + start..)
+                .filter(|(state, _)| is_touched(*state));
+            pages.extend(own.map(|(_, page)| u32::try_from(page).expect("at most 64 GiB")));
+        }
+        before += count;
+    }
+    Ok(Some(pages))
+}
+
 /// What the kernel knows of `count` pages (Documentation/admin-guide/mm/pagemap.rst), or nothing.
 fn states(pagemap: Option<&File>, first: usize, count: usize) -> io::Result<Vec<u64>> {
     let Some(pagemap) = pagemap else {

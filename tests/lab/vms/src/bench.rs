@@ -238,21 +238,39 @@ impl Bench<'_> {
                 value: value.map_err(|error| format!("{error:#}")),
             });
         };
-        let snapshot = match Snapshot::take(&self.place, self.plan, memory_mib, 1) {
+        let mut snapshot = match Snapshot::take(&self.place, self.plan, memory_mib, 1) {
             Ok(snapshot) => snapshot,
             Err(error) => return say("snapshot", MILLIONS, Err(error)),
         };
         say("snapshot", MILLIONS, Ok(millions(snapshot.took)));
         say("snapshot-mib", "MiB", snapshot.kib().map(mib));
+        // The first of all, from whose faults the others are spared.
+        let first = snapshot.restore().and_then(|(vm, took)| {
+            let pages = exits("pf_taken");
+            vm.kill()?;
+            Ok((took, pages))
+        });
+        match first {
+            Ok((took, pages)) => {
+                say("restore-first", MILLIONS, Ok(millions(took)));
+                say("restore-first-exits-page", "exits", Ok(f64::from(pages)));
+            }
+            Err(error) => return say("restore-first", MILLIONS, Err(error)),
+        }
+        if let Err(error) = snapshot.learn() {
+            return say("restore", MILLIONS, Err(error));
+        }
         for _ in 0..self.plan.runs {
             let restored = snapshot.restore().and_then(|(vm, took)| {
+                let pages = exits("pf_taken");
                 let memory = self.stopped_with(vm.pid(), memory_mib)?;
                 vm.kill()?;
-                Ok((took, memory))
+                Ok((took, pages, memory))
             });
             match restored {
-                Ok((took, memory)) => {
+                Ok((took, pages, memory)) => {
                     say("restore", MILLIONS, Ok(millions(took)));
+                    say("restore-exits-page", "exits", Ok(f64::from(pages)));
                     // A large guest's memory is in two pieces, of which the small one would count.
                     if suffix.is_empty() {
                         say("restore-rss-mib", "MiB", Ok(mib(memory.resident)));

@@ -63,6 +63,8 @@ pub struct Restore {
     pub memory: OwnedFd,
     /// What seals the state.
     pub key: &'static str,
+    /// Pages that are given at once.
+    pub working_set: Option<OwnedFd>,
 }
 
 /// A running VM. Dropping it kills it.
@@ -129,13 +131,16 @@ impl Vm {
             "kvm": null,
         });
         if let (Some(restore), Some(table)) = (setup.restore, launch.as_object_mut()) {
-            let restore = json!({
+            let mut described = json!({
                 "state": files.add(restore.state)?,
                 "memory": files.add(restore.memory)?,
                 "key": restore.key,
                 "taken_from": CID,
             });
-            table.insert("restore".to_owned(), restore);
+            if let (Some(set), Some(table)) = (restore.working_set, described.as_object_mut()) {
+                table.insert("working_set".to_owned(), files.add(set)?.into());
+            }
+            table.insert("restore".to_owned(), described);
         }
         let description = memory("launch", &serde_json::to_vec(&launch)?)?;
         let number = files.add(description)?;

@@ -32,6 +32,8 @@ pub struct Snapshot<'a> {
     vcpus: u8,
     state: PathBuf,
     memory: PathBuf,
+    /// What another VM has changed when its guest counted on.
+    working_set: Option<PathBuf>,
     /// From the order to the answer.
     pub took: Duration,
 }
@@ -74,8 +76,28 @@ impl<'a> Snapshot<'a> {
             vcpus,
             state,
             memory,
+            working_set: None,
             took,
         })
+    }
+
+    /// Lets a VM go on from here, and keeps what it has changed for the next ones.
+    ///
+    /// # Errors
+    /// When the monitor refuses, or the guest does not go on.
+    pub fn learn(&mut self) -> Result<()> {
+        let (mut vm, _) = self.restore()?;
+        let path = self.place.folder.join("working-set");
+        let file = create(&path)?;
+        let order = serde_json::to_vec(&json!({ "action": "save-working-set" }))?;
+        vm.order(&order, &[file.as_fd()])?;
+        match vm.event()? {
+            Event::State { .. } => {}
+            other => bail!("the monitor knows no working set: {other:?}"),
+        }
+        vm.kill()?;
+        self.working_set = Some(path);
+        Ok(())
     }
 
     /// Bytes that both files have on disk, in KiB.
@@ -99,6 +121,10 @@ impl<'a> Snapshot<'a> {
                 state: File::open(&self.state)?.into(),
                 memory: File::open(&self.memory)?.into(),
                 key: KEY,
+                working_set: match &self.working_set {
+                    Some(path) => Some(File::open(path)?.into()),
+                    None => None,
+                },
             }),
             ..self.place.setup(&self.cmdline, self.memory_mib)
         })?;

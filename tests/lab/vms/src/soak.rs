@@ -61,7 +61,7 @@ pub fn run(
         if count == 0 {
             continue;
         }
-        let snapshot = match Snapshot::take(&place, plan, plan.memory_mib, vcpus) {
+        let mut snapshot = match Snapshot::take(&place, plan, plan.memory_mib, vcpus) {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 note(format!("snapshot, {vcpus} vCPUs"), Err(error));
@@ -69,6 +69,12 @@ pub fn run(
             }
         };
         for number in 1..=count {
+            // The second half is given its pages at once.
+            if number == count / 2 + 1
+                && let Err(error) = snapshot.learn()
+            {
+                note(format!("working set, {vcpus} vCPUs"), Err(error));
+            }
             let what = format!("restore {number} of {count}, {vcpus} vCPUs");
             let restored = snapshot.restore().and_then(|(vm, took)| {
                 vm.kill()?;

@@ -106,6 +106,7 @@ pub(crate) fn all() -> Vec<Seed> {
     }
     seeds.push(("device_state", "new", machine::saved(&[])));
     seeds.push(("snapshot_hdr", "sealed", snapshot::seed()));
+    seeds.push(("working_set", "pages", working_set::seed()));
     seeds
 }
 
