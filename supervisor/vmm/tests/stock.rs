@@ -127,26 +127,30 @@ fn an_elf_kernel_lies_where_it_was_linked_to_and_a_bzimage_where_it_likes() {
 #[test]
 fn the_compatible_processor_is_what_its_table_says() {
     let Some(folder) = stock() else { return };
-    let guest = Guest {
-        cpu: CpuModel::Compatible,
-        vcpus: 2,
-        ..ELF
-    };
-    let (parts, vm) = guest.boot(&folder);
-    let text = said(&parts, "stock: cpus");
-    assert_eq!(value(&text, "stock: cpus"), "2");
-    assert_eq!(
-        value(&text, "stock: model"),
-        "Casemate virtual CPU, x86-64-v2"
-    );
-    let flags: Vec<_> = value(&text, "stock: flags").split(' ').collect();
-    for flag in ["sse4_2", "popcnt", "aes", "xsave", "hypervisor", "nx"] {
-        assert!(flags.contains(&flag), "{flag} of {flags:?}");
+    // Without XSAVE: the emulator under a lab does not tell a hypervisor that its guest executes XSETBV, so KVM enters the
+    // guest with what XCR0 was at reset, and a signal's frame cannot be restored sooner or later.
+    for vcpus in [1, 2] {
+        let guest = Guest {
+            cpu: CpuModel::Compatible,
+            vcpus,
+            ..ELF
+        };
+        let (parts, vm) = guest.boot_with(&folder, |launch| launch.cmdline.push_str(" noxsave"));
+        let text = said(&parts, "stock: cpus");
+        assert_eq!(value(&text, "stock: cpus"), vcpus.to_string());
+        assert_eq!(
+            value(&text, "stock: model"),
+            "Casemate virtual CPU, x86-64-v2"
+        );
+        let flags: Vec<_> = value(&text, "stock: flags").split(' ').collect();
+        for flag in ["sse4_2", "popcnt", "aes", "hypervisor", "nx"] {
+            assert!(flags.contains(&flag), "{flag} of {flags:?}");
+        }
+        for flag in ["avx", "avx2", "svm", "vmx", "la57", "xsaveopt", "bmi1"] {
+            assert!(!flags.contains(&flag), "{flag} of {flags:?}");
+        }
+        end(vm);
     }
-    for flag in ["avx", "avx2", "svm", "vmx", "la57", "xsaveopt", "bmi1"] {
-        assert!(!flags.contains(&flag), "{flag} of {flags:?}");
-    }
-    end(vm);
 }
 
 /// Host devices that are bound to vfio-pci, each the only one of its group that a driver wants, as descriptors that a
