@@ -39,6 +39,18 @@ pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
+/// Builds a program as it is shipped that starts often and must not wait for it: linked as a whole and without a library of
+/// the system, which it would have to look for and relocate. Says where it is.
+pub(crate) fn shipped(package: &str, program: &str) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["rustc", "--profile", "dist", "--quiet"]);
+    command.args(["--package", package, "--bin", program, "--"]);
+    command.args(["-C", "target-feature=+crt-static"]);
+    command.args(["-C", "link-arg=-Wl,-z,pack-relative-relocs"]);
+    succeed(&mut command)?;
+    Ok(target_dir().join("dist").join(program))
+}
+
 /// Builds the program that serves commands inside the lab, and says where it is.
 pub(crate) fn build_lab_guest() -> Result<PathBuf> {
     succeed(cargo().args([

@@ -109,8 +109,9 @@ impl fmt::Debug for SoundCard {
     }
 }
 
-/// Interrupt routes for devices that come while the VM runs: a disk takes two.
-const SPARE_ROUTES: usize = 32;
+/// Interrupt routes for devices that come while the VM runs: a disk takes two, so eight can be there at a time. Each takes a
+/// descriptor and some of every start.
+const SPARE_ROUTES: usize = 16;
 
 /// Builds all devices. Slow ones are served by `main_loop`, each disk by a loop of its own. With `saved` they go on from
 /// there; the machine's interrupt controllers must be restored by then.

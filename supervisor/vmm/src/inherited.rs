@@ -26,6 +26,9 @@ use crate::vfio::Assigned;
 /// Number of the first descriptor that is not standard input, output or error.
 const FIRST: RawFd = 3;
 
+/// Room for a launch description as most are, in bytes.
+const USUAL_LAUNCH: usize = 4096;
+
 /// What a disk's bytes are in.
 #[derive(Debug)]
 pub(crate) enum DiskFiles {
@@ -95,7 +98,7 @@ pub(crate) fn read_launch(number: RawFd) -> Result<Launch> {
     let mut file = File::from(Claims::default().take(number, "launch description")?);
     // A pipe cannot be rewound, and is at its start.
     let _ = file.rewind();
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(USUAL_LAUNCH);
     let limit = u64::try_from(MAX_LAUNCH)? + 1;
     file.take(limit)
         .read_to_end(&mut bytes)

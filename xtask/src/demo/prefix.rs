@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::run::{cargo, root, succeed, target_dir};
+use crate::run::{cargo, root, shipped, succeed, target_dir};
 
-/// Packages of our programs, and the program of each.
-const PROGRAMS: [(&str, &str); 7] = [
+/// Packages of our programs but the monitor, and the program of each.
+const PROGRAMS: [(&str, &str); 6] = [
     ("casemated", "casemated"),
     ("casemate-cli", "casemate"),
-    ("casemate-vmm", "casemate-vmm"),
     ("casemate-qrexec", "casemate-qrexec"),
     ("casemate-compositor", "casemate-compositor"),
     ("casemate-agent", "casemate-agent"),
@@ -34,6 +33,7 @@ pub(super) fn lay_out(folder: &Path) -> Result<()> {
         build.args(["--package", package]);
     }
     succeed(&mut build)?;
+    let monitor = shipped("casemate-vmm", "casemate-vmm")?;
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
@@ -45,6 +45,7 @@ pub(super) fn lay_out(folder: &Path) -> Result<()> {
         fs::copy(&source, bin.join(program))
             .with_context(|| format!("cannot copy {}", source.display()))?;
     }
+    fs::copy(&monitor, bin.join("casemate-vmm"))?;
     for (source, target) in DATA {
         copy_tree(&root().join(source), &share.join(target))?;
     }

@@ -34,6 +34,9 @@ use working_set::{MalformedSet, TooLarge, WorkingSet};
 /// How long a disk may take to finish what it does and to write out what it holds back.
 const DISK_LIMIT: Duration = Duration::from_secs(10);
 
+/// Room for a state as most are, in bytes.
+const USUAL_STATE: usize = 32 * 1024;
+
 /// Identifies the program: a state is only taken by the build that wrote it.
 const BUILD: u64 = parse_build(env!("CASEMATE_VMM_BUILD"));
 
@@ -258,7 +261,8 @@ pub(crate) fn read(
     vcpus: usize,
     ram: u64,
 ) -> Result<State, RestoreError> {
-    let mut bytes = Vec::new();
+    // Most of them fit; one that grows is copied.
+    let mut bytes = Vec::with_capacity(USUAL_STATE);
     let limit = u64::try_from(MAX_STATE).expect("64-bit program");
     let file = saved.state.try_clone().map_err(RestoreError::Read)?;
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))

@@ -11,7 +11,8 @@ pub struct Overhead {
     pub private_dirty: u64,
 }
 
-/// Adds up `/proc/PID/smaps`, leaving out every mapping of at least three quarters of `guest_mib`.
+/// Adds up `/proc/PID/smaps`, leaving out every mapping of at least three quarters of `guest_mib`. Code is never dirty: nobody
+/// can write to it, though the kernel counts each page of a file in memory, where the lab has the programs, as written.
 ///
 /// # Errors
 /// When it cannot be read: the process is gone, or we are not root.
@@ -23,7 +24,7 @@ pub fn overhead(pid: u32, guest_mib: u32) -> Result<Overhead> {
 
 fn add_up(smaps: &str, limit: u64) -> Overhead {
     let mut sum = Overhead::default();
-    let mut counts = false;
+    let (mut counts, mut code) = (false, false);
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
         let (key, number) = (words.next().unwrap_or_default(), words.next());
@@ -32,7 +33,11 @@ fn add_up(smaps: &str, limit: u64) -> Overhead {
             // The first field of each mapping.
             ("Size:", Some(size)) => counts = size < limit,
             ("Rss:", Some(size)) if counts => sum.resident += size,
-            ("Private_Dirty:", Some(size)) if counts => sum.private_dirty += size,
+            ("Private_Dirty:", Some(size)) if counts && !code => sum.private_dirty += size,
+            // The line that begins a mapping: its addresses, and what may be done with it.
+            (addresses, None) if addresses.contains('-') => {
+                code = line.split_whitespace().nth(1) == Some("r-xp");
+            }
             _ => {}
         }
     }
@@ -54,8 +59,8 @@ Private_Dirty:     78000 kB
 7f1000000000-7f1000100000 r-xp 00000000 00:00 0    /usr/bin/vmm
 Size:               1024 kB
 Rss:                 700 kB
-Private_Clean:       700 kB
-Private_Dirty:         0 kB
+Private_Clean:         0 kB
+Private_Dirty:       700 kB
 7f2000000000-7f2000004000 rw-p 00000000 00:00 0    [heap]
 Size:                 16 kB
 Rss:                  12 kB

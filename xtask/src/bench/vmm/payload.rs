@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,7 +10,7 @@ use casemate_lab::Image;
 use casemate_lab::image::{KernelFiles, write_guest_initrd};
 use casemate_lab_vms::plan::{Peer, Plan, STANDARD_KERNEL};
 
-use crate::run::{cargo, root, succeed, target_dir};
+use crate::run::{root, shipped};
 
 /// Modules of the guest, loaded only by the works that need them.
 const MODULES: [&str; 4] = [
@@ -41,12 +41,14 @@ pub(crate) fn lay_out(folder: &Path, kernel: &KernelFiles, plan: &Plan) -> Resul
     for name in ["bin", "guest"] {
         fs::create_dir_all(folder.join(name))?;
     }
-    let programs = super::super::release(&["casemate-vmm", "casemate-lab-vms"])?;
-    for name in ["casemate-vmm", "lab-vms"] {
-        fs::copy(programs.join(name), folder.join("bin").join(name))?;
-    }
+    let bin = folder.join("bin");
+    let programs = super::super::release(&["casemate-lab-vms"])?;
+    fs::copy(programs.join("lab-vms"), bin.join("lab-vms"))?;
+    let monitor = shipped("casemate-vmm", "casemate-vmm")?;
+    fs::copy(monitor, bin.join("casemate-vmm"))?;
     fs::copy(&kernel.vmlinux, folder.join("guest/vmlinux"))?;
-    let init = static_guest()?;
+    // There is nothing else in its initrd.
+    let init = shipped("casemate-lab-vms", "lab-vms-guest")?;
     let initrd = folder.join("guest/initrd");
     write_guest_initrd(&init, &kernel.modules_dir, &[], &initrd)?;
     let with_modules = folder.join("guest/initrd-with-modules");
@@ -63,26 +65,6 @@ pub(crate) fn lay_out(folder: &Path, kernel: &KernelFiles, plan: &Plan) -> Resul
 pub(super) fn lay_out_standard_kernel(folder: &Path, image: &Image) -> Result<()> {
     fs::copy(&image.kernel, folder.join(STANDARD_KERNEL))?;
     Ok(())
-}
-
-/// The guest's program without a single library: there is nothing else in its initrd.
-fn static_guest() -> Result<PathBuf> {
-    let mut command = cargo();
-    command.args([
-        "rustc",
-        "--release",
-        "--quiet",
-        "--package",
-        "casemate-lab-vms",
-    ]);
-    command.args(["--bin", "lab-vms-guest", "--"]);
-    command.args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"]);
-    succeed(&mut command)?;
-    let built = target_dir().join("release/lab-vms-guest");
-    // The ordinary build of the workspace makes a file of the same name, with libraries.
-    let place = target_dir().join("release/lab-vms-guest.static");
-    fs::copy(&built, &place)?;
-    Ok(place)
 }
 
 /// What our template boots with, without the console.
