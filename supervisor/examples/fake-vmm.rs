@@ -1,6 +1,7 @@
 //! A vmm without a VM, for the tests of the supervisor: speaks the launch and control wires, echoes on its links.
 //!
 //! The VM's name chooses its manners: `nokvm*` cannot start, `stubborn*` ignores the power button, everything else behaves.
+//! What it saves is one word, without which it restores nothing.
 #![expect(unsafe_code, reason = "inherited descriptors have only numbers")]
 #![expect(
     clippy::print_stdout,
@@ -10,6 +11,7 @@
 
 use std::{
     env, fs,
+    io::Write,
     os::fd::{AsFd, FromRawFd, OwnedFd},
     process::{Command, ExitCode, Stdio},
 };
@@ -23,6 +25,9 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     net::accept,
 };
+
+/// All files of a snapshot.
+const SAVED: &[u8] = b"saved";
 
 fn main() -> ExitCode {
     match run() {
@@ -48,6 +53,17 @@ fn run() -> Result<ExitCode> {
     if launch.name.as_str().starts_with("nokvm") {
         eprintln!("/dev/kvm is missing; switch virtualization on in the firmware");
         return Ok(ExitCode::from(8));
+    }
+    if let Some(restore) = &launch.restore {
+        for number in [restore.state, restore.memory]
+            .into_iter()
+            .chain(restore.working_set)
+        {
+            if fs::read(format!("/proc/self/fd/{number}"))? != SAVED {
+                eprintln!("the snapshot is of another build");
+                return Ok(ExitCode::FAILURE);
+            }
+        }
     }
     let child = Command::new(program)
         .args(["--serve", number])
@@ -111,7 +127,18 @@ fn serve(launch: &Launch) -> Result<ExitCode> {
                         return Ok(ExitCode::SUCCESS);
                     }
                     Action::Snapshot { .. } => {
-                        let what = "there is nothing to save".to_owned();
+                        for file in packet.descriptors.drain(..) {
+                            fs::File::from(file).write_all(SAVED)?;
+                        }
+                        say(socket, &state(phase))?;
+                    }
+                    Action::SaveWorkingSet if launch.restore.is_some() => {
+                        let file = packet.descriptors.pop().context("no descriptor")?;
+                        fs::File::from(file).write_all(SAVED)?;
+                        say(socket, &state(phase))?;
+                    }
+                    Action::SaveWorkingSet => {
+                        let what = "it was booted".to_owned();
                         say(socket, &Event::Failed { what })?;
                     }
                     Action::Kill => return Ok(ExitCode::SUCCESS),
