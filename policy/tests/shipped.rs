@@ -172,6 +172,7 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("qubes.GetDate", "work", "dom0", "deny"),
     ("qubes.SetDateTime", "work", "vault", "deny"),
     ("qubes.ResizeDisk", "work", "vault", "deny"),
+    ("casemate.Identity", "work", "vault", "deny"),
     ("qubes.WaitForSession", "work", "vault", "deny"),
     ("some.Service", "work", "vault", "deny"),
     ("some.Service", "work", "@dispvm", "deny"),

@@ -14,6 +14,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let Some(name) = name_in(&cmdline) else {
         anyhow::bail!("the kernel command line has no {KEY}NAME; was this VM started by Casemate?");
     };
+    take(name)
+}
+
+/// Takes on a name that was checked to be one.
+pub(crate) fn take(name: &str) -> anyhow::Result<()> {
     nix::unistd::sethostname(name).context("cannot set the host name")?;
     fs::write("/etc/hostname", format!("{name}\n")).context("cannot write /etc/hostname")?;
     let hosts = format!("127.0.0.1 localhost {name}\n::1 localhost {name}\n");

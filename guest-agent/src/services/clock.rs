@@ -19,17 +19,21 @@ pub(crate) fn set() -> anyhow::Result<u8> {
         .take(MAX_DATE)
         .read_to_string(&mut text)
         .context("no date came")?;
-    let seconds = parse(text.trim_end_matches('\n'))?;
+    set_to(parse(text.trim_end_matches('\n'))?)?;
+    Ok(0)
+}
+
+/// Sets the clock to a number of seconds since 1970.
+pub(super) fn set_to(seconds: i64) -> anyhow::Result<()> {
     let time = Timespec {
         tv_sec: seconds,
         tv_nsec: 0,
     };
-    clock_settime(ClockId::Realtime, time).context("cannot set the clock")?;
-    Ok(0)
+    clock_settime(ClockId::Realtime, time).context("cannot set the clock")
 }
 
 /// Seconds since 1970 of `YYYY-MM-DDTHH:MM:SS+00:00` or `...+0000`.
-fn parse(text: &str) -> anyhow::Result<i64> {
+pub(super) fn parse(text: &str) -> anyhow::Result<i64> {
     let bytes = text.as_bytes();
     ensure!(
         matches!(bytes.get(19..), Some(b"+00:00" | b"+0000")),

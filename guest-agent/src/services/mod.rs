@@ -7,6 +7,7 @@ mod clock;
 mod disk;
 pub(crate) mod filecopy;
 mod handler;
+mod identity;
 mod image;
 pub(crate) mod keys;
 pub(crate) mod open_in_vm;
@@ -52,6 +53,9 @@ pub(crate) enum Service {
     /// Sets the clock to the date on stdin.
     #[command(name = "qubes.SetDateTime")]
     SetDateTime,
+    /// Makes this VM another one than that whose memory it went on from: name, machine id, clock, random numbers.
+    #[command(name = "casemate.Identity")]
+    Identity,
     /// Lets another VM use the keys of this account's ssh agent.
     #[command(name = "qubes.SshAgent")]
     SshAgent,
@@ -84,6 +88,7 @@ impl Service {
             Self::GetAppmenus => appmenus::run(),
             Self::GetImageRgba => image::run(),
             Self::SetDateTime => clock::set(),
+            Self::Identity => identity::run(),
             Self::SshAgent => keys::ssh_agent(),
             Self::Gpg => keys::gpg_agent(),
             Self::PdfConvert => pdf::run(),
