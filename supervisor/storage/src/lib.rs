@@ -7,6 +7,7 @@
 //! templates/NAME/revisions/N/       immutable: root.img, vmlinux, initrd, manifest.toml
 //! templates/NAME/staging-*/         a revision being built; swept when nobody holds its lock
 //! vms/NAME/private.img              the private volume, raw
+//! warm/                             warm images, laid out by the supervisor
 //! volatile/                         where throw-away volumes are made; they have no name, so nothing is ever left
 //! ```
 //!
@@ -16,6 +17,7 @@
 
 mod digest;
 mod error;
+mod frozen;
 mod lock;
 mod manifest;
 mod revision;

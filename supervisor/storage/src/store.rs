@@ -62,7 +62,7 @@ impl Store {
     /// # Errors
     /// When a directory cannot be made.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        for name in ["templates", "vms", "volatile"] {
+        for name in ["templates", "vms", "volatile", "warm"] {
             let dir = root.join(name);
             fs::DirBuilder::new()
                 .recursive(true)
@@ -238,6 +238,10 @@ impl Store {
         file.set_len(size.bytes())
             .map_err(|error| StoreError::io("size a volume in", &dir, error))?;
         Ok(file)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     fn template_dir(&self, template: &VmName) -> PathBuf {
