@@ -1,8 +1,5 @@
-//! The broker: control stream of every VM, policy, prompts, pairing of data streams.
-//!
-//! It knows who calls from the link that the supervisor made, judges each call by the policy files as they are at
-//! that moment, and then steps aside: data flows between the two VMs' vmms over a socket pair. It opens no disk,
-//! starts no VM by itself and never sees a byte of a call's data.
+//! The broker: control stream of every VM, policy, prompts, pairing of data streams. It knows who calls from the link that
+//! the supervisor made, judges by the policy files of that moment, and never sees a byte of a call's data.
 
 mod alone;
 mod arguments;
