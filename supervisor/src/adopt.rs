@@ -65,6 +65,7 @@ fn adopt_one(house: &Arc<House>, name: VmName, record: RunRecord) {
     let call = record.ends_with_call;
     let machine = take_over(house, &name, record);
     let (life, effects) = match &machine {
+        Some(machine) if machine.record.unfinished => Life::unfinished(kind),
         Some(machine) => Life::adopted(kind, machine.record.agent_reported),
         None => Life::found_dead(kind),
     };

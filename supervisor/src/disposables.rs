@@ -12,6 +12,7 @@ use crate::{
     launch::Plan,
     life::{Life, Request},
     refusal::{Kind, Refusal},
+    warm,
 };
 
 /// Disposables that one VM may have at a time: a hostile VM must not fill the machine with them.
@@ -40,6 +41,9 @@ pub(crate) async fn create(
             .map_err(|error| Refusal::failed(error.to_string()))??
     };
     handle.ask(Request::Start).await?;
+    if let Origin::Disposable(plan) = &handle.origin {
+        warm::wanted(house, &plan.spec);
+    }
     Ok((name, handle))
 }
 
@@ -135,7 +139,7 @@ fn is_for(handle: &Handle, vm: &VmName) -> bool {
 }
 
 /// The next name that no person has given to a VM of theirs.
-fn free_name(house: &House) -> Result<VmName, Refusal> {
+pub(crate) fn free_name(house: &House) -> Result<VmName, Refusal> {
     loop {
         let name = house.ids.next_disposable()?;
         if !house.definitions.exists(&name) {

@@ -1,10 +1,10 @@
 //! What a vmm inherits: the launch description, and every descriptor that it names, under the number that it names.
 
-use std::os::fd::OwnedFd;
+use std::{fs::File, os::fd::OwnedFd};
 
 use casemate_vm::{InvalidMachine, VmClass, VmId, VmName, VmSpec};
 use casemate_vmm_control::{
-    CpuModel, Disk, DiskFormat, KernelFormat, Launch, LaunchLink, LinkKind,
+    CpuModel, Disk, DiskFormat, KernelFormat, Launch, LaunchLink, LinkKind, Restore, SnapshotKey,
 };
 use command_fds::FdMapping;
 
@@ -18,6 +18,18 @@ pub(crate) struct Ends {
     pub(crate) control: OwnedFd,
     pub(crate) broker: OwnedFd,
     pub(crate) compositor: OwnedFd,
+}
+
+/// What a VM goes on from instead of booting.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    pub(crate) state: File,
+    /// Read-only.
+    pub(crate) memory: File,
+    pub(crate) working_set: Option<File>,
+    pub(crate) key: SnapshotKey,
+    /// The VM that was saved.
+    pub(crate) taken_from: VmId,
 }
 
 /// Descriptors with the numbers that they will have in the child.
@@ -59,6 +71,7 @@ pub(crate) fn describe(
     id: VmId,
     spec: &VmSpec,
     volumes: StartVolumes,
+    frozen: Option<Frozen>,
     ends: Ends,
 ) -> Result<(Launch, Descriptors), InvalidMachine> {
     let mut files = Descriptors::default();
@@ -96,7 +109,13 @@ pub(crate) fn describe(
         networks: Vec::new(),
         balloon: true,
         sound: None,
-        restore: None,
+        restore: frozen.map(|frozen| Restore {
+            state: files.add(frozen.state),
+            memory: files.add(frozen.memory),
+            working_set: frozen.working_set.map(|file| files.add(file)),
+            key: frozen.key,
+            taken_from: frozen.taken_from,
+        }),
         assigned: None,
         links: vec![
             LaunchLink {

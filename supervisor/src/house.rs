@@ -25,6 +25,7 @@ use crate::{
     services::{Command, Service},
     settings::Settings,
     volumes::Volumes,
+    warm::Warm,
 };
 
 /// Everything that is there once.
@@ -40,6 +41,7 @@ pub(crate) struct House {
     pub(crate) limiter: Limiter,
     pub(crate) broker: Service,
     pub(crate) compositor: Service,
+    pub(crate) warm: Warm,
     /// Held while a disposable is counted and added, so that a VM's quota holds for many at once too.
     pub(crate) making_disposable: Mutex<()>,
     /// Who drives what; held for look-ups and inserts only, so that of two creators one wins.
@@ -102,6 +104,7 @@ impl House {
                     arguments: compositor,
                 },
             ),
+            warm: Warm::default(),
             making_disposable: Mutex::new(()),
             drivers: Mutex::default(),
             paths,

@@ -150,7 +150,8 @@ pub(crate) fn new_uuid() -> Result<String, Refusal> {
     Ok(texts.join("-"))
 }
 
-fn random<const N: usize>() -> Result<[u8; N], Refusal> {
+/// Random bytes of the kernel.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Refusal> {
     let mut bytes = [0; N];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| Refusal::io("no random numbers", &errno.into()))?;

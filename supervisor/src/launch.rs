@@ -24,7 +24,7 @@ use crate::{
     attach,
     cgroup::{Group, Limits},
     control::{Control, listen_at},
-    handover::{self, Ends},
+    handover::{self, Ends, Frozen},
     house::House,
     machine::Machine,
     own_file,
@@ -32,6 +32,7 @@ use crate::{
     refusal::{Kind, Refusal},
     run_record::RunRecord,
     spawn,
+    volumes::StartVolumes,
 };
 
 /// Window memory of every VM, in bytes: the host's pages are taken only where the guest draws.
@@ -50,8 +51,21 @@ pub(crate) struct Plan {
     pub(crate) made_for: Option<VmName>,
 }
 
-/// Starts a vmm and attaches it to both services.
-pub(crate) async fn launch(house: Arc<House>, plan: Plan) -> Result<Machine, Refusal> {
+/// What a VM has instead of fresh volumes and a boot.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) volumes: StartVolumes,
+    /// Absent: it boots.
+    pub(crate) frozen: Option<Frozen>,
+}
+
+/// Starts a vmm and attaches it to both services. With `given` its record says that it is unfinished, until whoever gives
+/// says otherwise.
+pub(crate) async fn launch(
+    house: Arc<House>,
+    plan: Plan,
+    given: Option<Given>,
+) -> Result<Machine, Refusal> {
     // First the services: when they cannot run, nothing was made.
     let _broker = house.broker.connection().await?;
     let _compositor = house.compositor.connection().await?;
@@ -61,7 +75,7 @@ pub(crate) async fn launch(house: Arc<House>, plan: Plan) -> Result<Machine, Ref
         .map_err(|error| Refusal::failed(format!("{error:#}")))?;
     let prepared = {
         let (house, plan) = (Arc::clone(&house), plan.clone());
-        spawn_blocking(move || prepare(&house, &plan))
+        spawn_blocking(move || prepare(&house, &plan, given))
             .await
             .map_err(|error| Refusal::failed(error.to_string()))??
     };
@@ -119,14 +133,22 @@ struct Prepared {
     compositor: PacketSocket,
 }
 
-fn prepare(house: &House, plan: &Plan) -> Result<Prepared, Refusal> {
+fn prepare(house: &House, plan: &Plan, given: Option<Given>) -> Result<Prepared, Refusal> {
     let Plan { name, spec, .. } = plan;
-    let volumes = house.volumes.for_start(name, spec)?;
+    let unfinished = given.is_some();
+    let Given { volumes, frozen } = match given {
+        Some(given) => given,
+        None => Given {
+            volumes: house.volumes.for_start(name, spec)?,
+            frozen: None,
+        },
+    };
     let record = RunRecord {
         id: house.ids.next_id()?,
         revision: volumes.revision,
         uuid: plan.uuid.clone(),
         agent_reported: false,
+        unfinished,
         made_for: plan.made_for.clone(),
         ends_with_call: None,
         process: None,
@@ -151,7 +173,7 @@ fn prepare(house: &House, plan: &Plan) -> Result<Prepared, Refusal> {
         broker: vmm_broker.into(),
         compositor: vmm_compositor.into(),
     };
-    let (launch, files) = handover::describe(name, record.id, spec, volumes, ends)
+    let (launch, files) = handover::describe(name, record.id, spec, volumes, frozen, ends)
         .map_err(|error| Refusal::failed(error.to_string()))?;
     let limits = Limits::of(spec, WINDOW_MEMORY);
     let group = house

@@ -2,18 +2,19 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
 use casemate_link::PacketSocket;
 use casemate_vmm_control::{Action, Event, LinkKind, Phase, StopReason};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use crate::{
     control::{Control, ControlError},
     life::Ending,
     process::Process,
+    refusal::{Kind, Refusal},
     run_record::RunRecord,
 };
 
@@ -139,6 +140,37 @@ impl Machine {
     pub(crate) fn release(&mut self) -> io::Result<()> {
         self.held = false;
         self.control.send(&Action::Resume, &[])
+    }
+
+    /// Asks for something that is answered by its state, and waits for that. Only for a machine whose [`Self::next`] nobody
+    /// waits for: no ping may be under way.
+    pub(crate) async fn perform(
+        &self,
+        action: &Action,
+        files: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<(), Refusal> {
+        self.control
+            .send(action, files)
+            .map_err(|error| Refusal::io("its vmm cannot be asked", &error))?;
+        match timeout(limit, self.control.receive()).await {
+            Ok(Ok(Event::State { .. })) => Ok(()),
+            Ok(Ok(Event::Failed { what })) => Err(Refusal::failed(format!(
+                "its vmm could not: {}",
+                what.escape_default()
+            ))),
+            Ok(Ok(_)) => Err(Refusal::failed("its vmm answered something else")),
+            Ok(Err(error)) => Err(Refusal::failed(format!("its vmm failed: {error}"))),
+            Err(_) => Err(Refusal::new(
+                Kind::TimedOut,
+                format!("its vmm did not answer in {} seconds", limit.as_secs()),
+            )),
+        }
+    }
+
+    /// Returns when its process has ended.
+    pub(crate) async fn ended(&self) {
+        ended(self.process.as_ref()).await;
     }
 
     /// Ends it at once.
@@ -299,6 +331,7 @@ mod tests {
             revision: 1,
             uuid: String::new(),
             agent_reported: true,
+            unfinished: false,
             made_for: None,
             ends_with_call: None,
             process: None,

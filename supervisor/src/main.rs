@@ -31,10 +31,10 @@ mod serve;
 mod services;
 mod settings;
 mod spawn;
-mod sub_ids;
 mod suspend;
 mod templates;
 mod volumes;
+mod warm;
 mod watched;
 
 use std::{io::IsTerminal, process::ExitCode};

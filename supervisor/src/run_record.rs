@@ -27,6 +27,10 @@ pub(crate) struct RunRecord {
     pub(crate) uuid: String,
     /// Whether the agent has reported.
     pub(crate) agent_reported: bool,
+    /// Of no use without the supervisor that started it, and ended by the next: a VM of which a warm image is made, or one
+    /// that went on from an image and is not told yet who it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unfinished: bool,
     /// The VM that a disposable was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) made_for: Option<VmName>,
@@ -118,6 +122,7 @@ mod tests {
             revision: 2,
             uuid: "u".to_owned(),
             agent_reported: false,
+            unfinished: false,
             made_for: None,
             ends_with_call: None,
             process: None,
@@ -126,6 +131,7 @@ mod tests {
         for _ in 0..2 {
             records.write(&name, &record).unwrap();
             assert_eq!(records.load(&name).unwrap(), record);
+            record.unfinished = true;
             record.made_for = Some("work".parse().unwrap());
             record.process = Some(ProcessId {
                 pid: 42,

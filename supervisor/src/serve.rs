@@ -23,7 +23,9 @@ use tokio::{
 };
 use zbus::MessageStream;
 
-use crate::{adopt, bus::SupervisorBus, house::House, paths::Paths, settings::Settings, suspend};
+use crate::{
+    adopt, bus::SupervisorBus, house::House, paths::Paths, settings::Settings, suspend, warm,
+};
 
 /// Clients at a time. Programs of one user; the number only keeps a runaway script from using up all descriptors.
 const MAX_CLIENTS: usize = 256;
@@ -43,6 +45,7 @@ pub(crate) async fn serve() -> Result<()> {
     // A VM that has ended meanwhile is taken from services that run on.
     tokio::join!(house.broker.probed(), house.compositor.probed());
     adopt::recover(&house).context("cannot finish what was cut")?;
+    warm::sweep(&house);
     adopt::adopt(&house).context("cannot read the records of running VMs")?;
     let listener = listen(&house.paths)?;
     tracing::info!(runtime = %house.paths.runtime.display(), "ready");

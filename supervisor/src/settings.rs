@@ -32,6 +32,8 @@ pub(crate) struct Settings {
 pub(crate) struct Template {
     /// What policy may call the template and its disposables, by `@dispvm:@tag:` and `@tag:`.
     tags: BTreeSet<Tag>,
+    /// As `warm` of `[disposables]`, for disposables of this template.
+    warm: Option<bool>,
 }
 
 /// `[start]`
@@ -56,6 +58,8 @@ pub(crate) struct Compositor {
 pub(crate) struct Disposables {
     /// Template of the disposables that a person opens; the only template when absent.
     pub(crate) template: Option<VmName>,
+    /// Whether disposables go on from warm images instead of booting, and such images are made.
+    warm: bool,
 }
 
 /// `[vmm]`
@@ -131,6 +135,12 @@ impl Settings {
         self.template
             .get(template)
             .map_or(&NONE, |template| &template.tags)
+    }
+
+    /// Whether disposables of a template go on from warm images.
+    pub(crate) fn warm(&self, template: &VmName) -> bool {
+        let own = self.template.get(template).and_then(|own| own.warm);
+        own.unwrap_or(self.disposables.warm)
     }
 
     /// Where the compositor draws, as its command line says it.

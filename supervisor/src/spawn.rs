@@ -2,6 +2,8 @@
 //!
 //! Nothing is inherited but what is listed: descriptors are close-on-exec everywhere, and the environment is built anew.
 
+mod sub_ids;
+
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
@@ -26,7 +28,6 @@ use crate::{
     handover::Descriptors,
     own_file,
     refusal::{Kind, Refusal},
-    sub_ids,
 };
 
 /// How long a vmm may take to say its pid: it opens KVM and makes its jail meanwhile.

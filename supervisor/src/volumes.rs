@@ -2,7 +2,7 @@
 
 use std::{fs::File, os::fd::OwnedFd};
 
-use casemate_storage::{Store, TemplateState};
+use casemate_storage::{Revision, Store, TemplateState};
 use casemate_vm::{VmKind, VmName, VmSpec};
 
 use crate::{paths::Paths, refusal::Refusal};
@@ -65,13 +65,29 @@ impl Volumes {
             VmKind::App => self.store.open_private(name)?.into(),
             VmKind::Disposable => self.store.throwaway_private(spec.private_mib)?.into(),
         };
-        Ok(StartVolumes {
+        StartVolumes::of(&revision, self.store.throwaway_root(&revision)?, private)
+    }
+
+    /// The current revision of a template.
+    pub(crate) fn revision(&self, template: &VmName) -> Result<Revision, Refusal> {
+        Ok(self.store.revision(template)?)
+    }
+}
+
+impl StartVolumes {
+    /// What the template gives, with these two volumes.
+    pub(crate) fn of(
+        revision: &Revision,
+        overlay: File,
+        private: OwnedFd,
+    ) -> Result<Self, Refusal> {
+        Ok(Self {
             revision: revision.number,
             cmdline: revision.manifest.cmdline.clone(),
             kernel: revision.open_kernel()?,
             initrd: revision.open_initrd()?,
             base: revision.open_root()?,
-            overlay: self.store.throwaway_root(&revision)?,
+            overlay,
             private,
         })
     }

@@ -3,6 +3,8 @@
 mod fixture;
 #[path = "lifecycle/sleep.rs"]
 mod sleep;
+#[path = "lifecycle/warm.rs"]
+mod warm;
 
 use std::{fs, io::Read};
 

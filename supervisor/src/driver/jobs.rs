@@ -1,14 +1,13 @@
 //! What takes a driver longer than a moment: starting, waiting for the agent, cleaning up, deleting. One at a time.
 
-use std::{fs, io, sync::Arc};
+use std::sync::Arc;
 
 use casemate_vm::VmKind;
-use casemate_vmm_control::LinkKind;
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
 
-use super::{Driver, Origin};
-use crate::{attach, launch::launch, machine::Machine, refusal::Refusal};
+use super::{Driver, Origin, clean_up};
+use crate::{attach, machine::Machine, refusal::Refusal, warm};
 
 /// What a job reports when it is done.
 pub(super) enum Done {
@@ -36,7 +35,7 @@ impl Driver {
                 }
             };
             Done::Launched(match plan {
-                Ok(plan) => launch(house, plan).await.map(Box::new),
+                Ok(plan) => warm::start(house, plan).await.map(Box::new),
                 Err(refusal) => Err(refusal),
             })
         })
@@ -61,22 +60,7 @@ impl Driver {
     pub(super) fn clean_up_job(&self) -> BoxFuture<'static, Done> {
         let (house, name) = (Arc::clone(&self.house), self.name.clone());
         Box::pin(async move {
-            attach::detach(&house, LinkKind::Rpc, &name).await;
-            attach::detach(&house, LinkKind::Windows, &name).await;
-            let cleaned = spawn_blocking(move || {
-                let folder = house.paths.vm_runtime(&name);
-                house.limiter.remove(&name);
-                for result in [
-                    absent(fs::remove_dir_all(folder)),
-                    house.records.remove(&name),
-                ] {
-                    if let Err(error) = result {
-                        tracing::error!(vm = %name, %error, "could not clean up");
-                    }
-                }
-            });
-            // A panic there is a bug that the panic hook has told already.
-            let _ = cleaned.await;
+            clean_up(&house, &name).await;
             Done::CleanedUp
         })
     }
@@ -94,13 +78,5 @@ impl Driver {
                     .unwrap_or_else(|error| Err(Refusal::failed(error.to_string()))),
             )
         })
-    }
-}
-
-/// Nothing there is as good as removed.
-fn absent(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }

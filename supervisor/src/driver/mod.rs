@@ -1,6 +1,7 @@
 //! The driver of one VM: the only task that owns its machine. It feeds what happens into [`Life`] and carries out what
 //! comes back; all judgement is there, all I/O is here.
 
+mod clean_up;
 mod handle;
 mod jobs;
 mod joints;
@@ -15,6 +16,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+pub(crate) use self::clean_up::clean_up;
 pub(crate) use self::handle::{Handle, Origin, RunningView, View};
 use self::{handle::Mail, jobs::Done, joints::Joint};
 use crate::{

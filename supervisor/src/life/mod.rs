@@ -131,6 +131,18 @@ impl Life {
         }
     }
 
+    /// A VM that is of no use without the supervisor that began it. The first effect is to be carried out at once.
+    pub(crate) fn unfinished(kind: VmKind) -> (Self, Vec<Effect>) {
+        let rest = Rest {
+            crashed: true,
+            problem: "the supervisor ended before it was ready".to_owned(),
+        };
+        (
+            Self::in_state(kind, State::Stopping(rest)),
+            vec![Effect::KillProcess],
+        )
+    }
+
     /// A VM whose process ended while no supervisor ran.
     pub(crate) fn found_dead(kind: VmKind) -> (Self, Vec<Effect>) {
         let rest = Rest {

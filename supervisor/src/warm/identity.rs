@@ -1,0 +1,57 @@
+//! Who a VM is that went on from another one's memory, told to its agent before anything else can reach it.
+
+use std::fmt::Write as _;
+
+use casemate_vm::VmName;
+use jiff::Timestamp;
+
+use crate::{house::House, ids::random, refusal::Refusal};
+
+/// The service that takes it on.
+const SERVICE: &str = "casemate.Identity";
+
+/// The service that returns when windows can be shown.
+const SESSION: &str = "qubes.WaitForSession";
+
+/// Gives a VM its name, a machine id and a seed of its own, and the time.
+pub(super) async fn give(house: &House, name: &VmName) -> Result<(), Refusal> {
+    errand(house, name, SERVICE, &text(name)?).await
+}
+
+/// Returns when the VM can show windows.
+pub(super) async fn session(house: &House, name: &VmName) -> Result<(), Refusal> {
+    errand(house, name, SESSION, "").await
+}
+
+fn text(name: &VmName) -> Result<String, Refusal> {
+    let date = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S+00:00");
+    let machine_id = hexadecimal(&random::<16>()?);
+    let seed = hexadecimal(&random::<32>()?);
+    Ok(format!(
+        "name={name}\nmachine-id={machine_id}\ndate={date}\nseed={seed}\n"
+    ))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // A string takes everything.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+async fn errand(house: &House, name: &VmName, service: &str, input: &str) -> Result<(), Refusal> {
+    let connection = house.broker.connection().await?;
+    let broker = casemate_api::broker(&connection)
+        .await
+        .map_err(casemate_api::Error::from)?;
+    match broker
+        .errand(name.as_str(), service, input.as_bytes())
+        .await?
+    {
+        0 => Ok(()),
+        code => Err(Refusal::failed(format!(
+            "{service} in '{name}' ended with {code}"
+        ))),
+    }
+}
