@@ -67,6 +67,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Runs the committed seeds of all targets, once.
+pub(crate) fn replay() -> Result<()> {
+    run(&Arguments {
+        target: None,
+        seconds: 1,
+        replay: true,
+        address_sanitizer: false,
+    })
+}
+
 /// The names of the targets to run, sorted.
 fn chosen(home: &Path, wanted: Option<&str>) -> Result<Vec<String>> {
     let folder = home.join("fuzz_targets");

@@ -20,7 +20,7 @@ use crate::run::build_lab_guest;
 
 mod vmm_tests;
 
-use vmm_tests::vmm_tests;
+pub(crate) use vmm_tests::vmm_tests;
 
 /// Boot or build the lab: a workstation with nested KVM inside QEMU.
 #[derive(Debug, Args)]
@@ -94,7 +94,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Verb::Run(arguments) => in_lab(&arguments),
-        Verb::Soak(arguments) => soak(&arguments),
+        Verb::Soak(SoakArguments { boots, restores }) => {
+            soak(boots, restores).map(|()| ExitCode::SUCCESS)
+        }
         Verb::VmmTests => vmm_tests().map(|()| ExitCode::SUCCESS),
         Verb::Stock(arguments) => stock::run(&arguments).map(|()| ExitCode::SUCCESS),
     }
@@ -158,10 +160,16 @@ fn in_lab(arguments: &RunArguments) -> Result<ExitCode> {
     }
 }
 
+/// The monitor's tests with stock kernels and host devices, all of them.
+pub(crate) fn stock() -> Result<()> {
+    stock::run(&stock::Arguments::default())
+}
+
 /// How long one boot of a soak may take on this machine's clock.
 const SOAK_BOOT: u64 = 300;
 
-fn soak(arguments: &SoakArguments) -> Result<ExitCode> {
+/// Boots and restores VMs in a lab, with 1, 2 and 4 vCPUs in turn.
+pub(crate) fn soak(boots: u32, restores: u32) -> Result<()> {
     let image = build()?;
     let folder = tempfile::tempdir()?;
     let plan = Plan {
@@ -181,17 +189,14 @@ fn soak(arguments: &SoakArguments) -> Result<ExitCode> {
     };
     let lab = Lab::start_image(&image, &options)?;
     lab.text("root", &["chmod", "666", "/dev/kvm"])?;
-    let boots = arguments.boots.to_string();
-    let restores = arguments.restores.to_string();
+    let limit = Duration::from_secs(SOAK_BOOT * u64::from(boots + restores));
+    let [boots, restores] = [boots, restores].map(|count| count.to_string());
     let argv = ["lab-vms", "soak", "/payload/plan.json", &boots, &restores];
     let process = lab.command("root", &argv).spawn()?;
-    let exit = show(
-        &process,
-        Duration::from_secs(SOAK_BOOT * u64::from(arguments.boots + arguments.restores)),
-    )?;
+    let exit = show(&process, limit)?;
     lab.shut_down()?;
     match exit {
-        Exit::Code(0) => Ok(ExitCode::SUCCESS),
+        Exit::Code(0) => Ok(()),
         other => bail!("the soak ended with {other:?}"),
     }
 }

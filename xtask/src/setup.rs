@@ -9,7 +9,7 @@ use clap::Args;
 use crate::run::succeed;
 
 /// Packages and what for.
-const PACKAGES: [(&str, &[&str]); 4] = [
+const PACKAGES: [(&str, &[&str]); 5] = [
     (
         "building",
         &[
@@ -49,6 +49,8 @@ const PACKAGES: [(&str, &[&str]); 4] = [
             "dbus-daemon",
         ],
     ),
+    // The fuzzer's own library is C++.
+    ("fuzz targets", &["g++"]),
     ("the lab", &["qemu-system-x86", "qemu-utils"]),
 ];
 

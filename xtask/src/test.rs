@@ -8,9 +8,15 @@ use clap::Args;
 
 use crate::ci::{self, LAB_TESTS};
 use crate::run::{cargo, succeed};
-use crate::{demo, lab, setup};
+use crate::{demo, fuzz, lab, setup};
 
-/// Run the gate with all native tests, then the tests that boot the lab, the demo's story last.
+/// Boots and restores, a few for each number of vCPUs: that they work. That they work each time is for
+/// `cargo xtask lab soak`.
+const BOOTS: u32 = 3;
+const RESTORES: u32 = 12;
+
+/// Run the gate with all native tests and the seeds of the fuzz targets, then the tests that boot the lab: its own, the
+/// monitor's with hostile guests, stock kernels and host devices, some boots and restores, the demo's story last.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Leave out the tests that boot the lab.
@@ -38,10 +44,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if !arguments.only_lab {
         phase("gate", &ci::run);
+        phase("seeds of the fuzz targets", &fuzz::replay);
     }
     if !arguments.no_lab {
         phase("lab image", &|| lab::build().map(drop));
         phase("lab tests", &in_lab);
+        phase("the monitor in the lab", &lab::vmm_tests);
+        phase("stock kernels and host devices in the lab", &lab::stock);
+        phase("boots and restores in the lab", &|| {
+            lab::soak(BOOTS, RESTORES)
+        });
         phase("the whole story in the lab", &demo::as_test);
     }
     if failed.is_empty() {

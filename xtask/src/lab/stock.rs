@@ -50,7 +50,7 @@ ulimit -l unlimited
 exec stock --test-threads 1 --nocapture host_devices";
 
 /// Run the vmm's tests with a distribution's own kernels and with host devices in a lab.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct Arguments {
     /// Only these parts.
     #[arg(value_enum)]

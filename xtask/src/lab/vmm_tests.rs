@@ -17,7 +17,7 @@ const TESTS: [&str; 1] = ["hostile"];
 const LIMIT: Duration = Duration::from_secs(900);
 
 /// Builds the tests, boots a lab and runs them in it, one after the other. All are run, whatever fails.
-pub(super) fn vmm_tests() -> Result<()> {
+pub(crate) fn vmm_tests() -> Result<()> {
     let image = super::build()?;
     let folder = tempfile::tempdir()?;
     let bin = folder.path().join("bin");
