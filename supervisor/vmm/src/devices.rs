@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -32,7 +33,7 @@ use crate::jail::ThreadClass;
 use crate::machine::{KvmKicks, KvmRoutes, Line, Machine, WindowSlot, layout};
 use crate::plug::Plugs;
 use crate::power::{self, KeyboardReset, PowerRegisters};
-use crate::snapshot::{DeviceState, DiskLoop};
+use crate::snapshot::{DeviceState, ServedDisk};
 use crate::stop::Stop;
 use crate::vcpu::Gate;
 use crate::vfio::{self, Assigned};
@@ -78,8 +79,8 @@ pub(crate) struct Devices {
     pub(crate) plugs: Plugs,
     /// Serves those that are plugged in later.
     pub(crate) plug_loop: EventLoop,
-    /// Disks, each with the loop that serves it.
-    pub(crate) disks: Vec<DiskLoop>,
+    /// Disks, each with the loops that serve it.
+    pub(crate) disks: Vec<ServedDisk>,
     /// For snapshots.
     pub(crate) root: Arc<PciRoot>,
     /// For snapshots.
@@ -109,6 +110,9 @@ impl fmt::Debug for SoundCard {
     }
 }
 
+/// Most workers of a disk, each with a queue and a thread: one for each vCPU, but no more threads than the host gains from.
+const MAX_WORKERS: usize = 4;
+
 /// Interrupt routes for devices that come while the VM runs: a disk takes two, so eight can be there at a time. Each takes a
 /// descriptor and some of every start.
 const SPARE_ROUTES: usize = 16;
@@ -133,13 +137,17 @@ pub(crate) fn assemble(
         notify: Arc::new(KvmKicks(Arc::clone(&machine.vm))),
     };
 
+    let workers = machine.vcpus.len().clamp(1, MAX_WORKERS);
     let mut disks = Vec::new();
     for disk in peripherals.disks {
         let name = disk.serial.clone();
-        let disk_loop = EventLoop::new()?;
-        let block = open_disk(disk, &disk_loop).with_context(|| format!("disk {name}"))?;
-        let block = add_virtio(&root, block, &disk_loop, &services)?;
-        disks.push((disk_loop, block));
+        let workers = (0..workers)
+            .map(|_| EventLoop::new())
+            .collect::<io::Result<Vec<_>>>()?;
+        let first = workers.first().context("a disk has a worker")?.clone();
+        let block = open_disk(disk, workers.clone()).with_context(|| format!("disk {name}"))?;
+        let device = add_virtio(&root, block, &first, &services)?;
+        disks.push(ServedDisk { workers, device });
     }
     for (mac, wire) in peripherals.networks {
         add_virtio(&root, Net::new(mac, wire), main_loop, &services)?;
@@ -263,7 +271,8 @@ fn add(root: &PciRoot, function: impl PciFunction + 'static) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn open_disk(disk: InheritedDisk, disk_loop: &EventLoop) -> Result<Block> {
+/// Opens a disk that these loops serve, each a queue of it.
+pub(crate) fn open_disk(disk: InheritedDisk, workers: Vec<EventLoop>) -> Result<Block> {
     let access = if disk.read_only {
         Access::ReadOnly
     } else {
@@ -273,10 +282,8 @@ pub(crate) fn open_disk(disk: InheritedDisk, disk_loop: &EventLoop) -> Result<Bl
         DiskFiles::Raw(file) => Box::new(RawDisk::open(file, access)?),
         DiskFiles::Overlay { file, base } => Box::new(Overlay::open(file, base)?),
     };
-    // One worker each: a snapshot holds one loop per disk.
-    let loops = vec![disk_loop.clone()];
     let serial = DiskSerial::new(&disk.serial)?;
-    Ok(Block::new(bytes, serial, access, loops))
+    Ok(Block::new(bytes, serial, access, workers))
 }
 
 fn add_sound(
@@ -310,7 +317,7 @@ fn add_window_memory(root: &PciRoot, machine: &Machine, memfd: OwnedFd) -> Resul
 pub(crate) struct DiskThreads(Vec<(EventLoop, JoinHandle<()>)>);
 
 /// Starts one thread per loop; each passes the gate before it serves.
-pub(crate) fn run_disks(loops: Vec<EventLoop>, gate: &Gate) -> std::io::Result<DiskThreads> {
+pub(crate) fn run_disks(loops: Vec<EventLoop>, gate: &Gate) -> io::Result<DiskThreads> {
     loops
         .into_iter()
         .enumerate()
@@ -326,7 +333,7 @@ pub(crate) fn run_disks(loops: Vec<EventLoop>, gate: &Gate) -> std::io::Result<D
                 })?;
             Ok((disk_loop, thread))
         })
-        .collect::<std::io::Result<_>>()
+        .collect::<io::Result<_>>()
         .map(DiskThreads)
 }
 

@@ -141,7 +141,8 @@ fn run_inside(
     };
     let devices = devices::assemble(&machine, peripherals, &main_loop, &stop, saved.as_ref())?;
     let vcpus = std::mem::take(&mut machine.vcpus);
-    let threads = 1 + vcpus.len() + devices.disks.len() + 1;
+    let workers = devices.disks.iter().map(|disk| disk.workers.len());
+    let threads = 1 + vcpus.len() + workers.sum::<usize>() + 1;
     let gate = Gate {
         filters: Arc::new(Filters::new().context("cannot compile the system call filters")?),
         barrier: Arc::new(Barrier::new(threads)),
@@ -165,7 +166,7 @@ fn run_inside(
         sound: devices.sound.as_ref().map(|card| Arc::clone(&card.device)),
         pagemap: inside.pagemap.take(),
     };
-    let loops = devices.disks.into_iter().map(|(disk_loop, _)| disk_loop);
+    let loops = devices.disks.into_iter().flat_map(|disk| disk.workers);
     let loops = loops.chain([devices.plug_loop]).collect();
     let disks = devices::run_disks(loops, &gate).context("cannot start a thread")?;
     let vcpus = Vcpus::spawn(vcpus, &outside, &gate, saved.is_some())

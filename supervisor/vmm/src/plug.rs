@@ -151,7 +151,7 @@ fn add(
     event_loop: &EventLoop,
     services: HostServices,
 ) -> Result<Slot> {
-    let block = open_disk(disk, event_loop)?;
+    let block = open_disk(disk, vec![event_loop.clone()])?;
     let device: Arc<Mutex<dyn VirtioDevice>> = Arc::new(Mutex::new(block));
     let function = VirtioPci::new(device, event_loop, services)?;
     Ok(controller.add(Arc::new(Mutex::new(function)))?)

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use casemate_devices::event_loop::EventLoop;
+use casemate_devices::event_loop::{EventLoop, Held};
 use casemate_devices::pci::{ConfigPorts, PciRoot};
 use casemate_devices::serial::Serial;
 use casemate_devices::state::{FunctionState, SerialState, StateError};
@@ -101,8 +101,35 @@ pub(crate) enum RestoreError {
     WorkingSet(#[from] MalformedSet),
 }
 
-/// A disk: the loop of its thread, and the device.
-pub(crate) type DiskLoop = (EventLoop, Arc<Mutex<dyn VirtioDevice>>);
+/// A disk and what serves it.
+#[derive(Clone)]
+pub(crate) struct ServedDisk {
+    /// The loops of its threads, one at least. The device itself is on the first one.
+    pub(crate) workers: Vec<EventLoop>,
+    /// The device.
+    pub(crate) device: Arc<Mutex<dyn VirtioDevice>>,
+}
+
+/// A disk whose workers stand still until this is dropped.
+type HeldDisk = (Vec<Held<()>>, Held<io::Result<()>>);
+
+impl ServedDisk {
+    /// Lets each worker finish its request and stand still, and the last one write out what the disk holds back.
+    fn hold(&self, index: usize) -> Result<HeldDisk, SaveError> {
+        let stuck = || SaveError::Disk(index);
+        let (first, others) = self.workers.split_first().ok_or_else(stuck)?;
+        let others = others
+            .iter()
+            .map(|worker| worker.hold(DISK_LIMIT, || ()).ok_or_else(stuck))
+            .collect::<Result<Vec<_>, _>>()?;
+        let device = Arc::clone(&self.device);
+        let quiesce = move || lock(&device).quiesce();
+        let mut held = first.hold(DISK_LIMIT, quiesce).ok_or_else(stuck)?;
+        std::mem::replace(&mut held.value, Ok(()))
+            .map_err(|error| SaveError::DiskWrite(index, error))?;
+        Ok((others, held))
+    }
+}
 
 /// What a snapshot is made of.
 pub(crate) struct Saver {
@@ -114,7 +141,7 @@ pub(crate) struct Saver {
     pub(crate) root: Arc<PciRoot>,
     pub(crate) ports: Arc<Mutex<ConfigPorts>>,
     pub(crate) serial: Arc<Mutex<Serial>>,
-    pub(crate) disks: Vec<DiskLoop>,
+    pub(crate) disks: Vec<ServedDisk>,
     /// Served by the main loop, and gives back what it holds before its queues are saved.
     pub(crate) sound: Option<Arc<Mutex<dyn VirtioDevice>>>,
     pub(crate) pagemap: Option<File>,
@@ -144,19 +171,7 @@ impl Saver {
             .disks
             .iter()
             .enumerate()
-            .map(|(index, (disk_loop, device))| {
-                let device = Arc::clone(device);
-                let quiesce = move || {
-                    let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
-                    device.quiesce()
-                };
-                let mut held = disk_loop
-                    .hold(DISK_LIMIT, quiesce)
-                    .ok_or(SaveError::Disk(index))?;
-                std::mem::replace(&mut held.value, Ok(()))
-                    .map_err(|error| SaveError::DiskWrite(index, error))?;
-                Ok(held)
-            })
+            .map(|(index, disk)| disk.hold(index))
             .collect::<Result<Vec<_>, SaveError>>()?;
         if let Some(sound) = &self.sound {
             // It answers nothing until this thread is its loop's again.
