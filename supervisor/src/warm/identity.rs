@@ -5,13 +5,20 @@ use std::fmt::Write as _;
 use casemate_vm::VmName;
 use jiff::Timestamp;
 
-use crate::{house::House, ids::random, refusal::Refusal};
+use crate::{
+    house::House,
+    ids::random,
+    refusal::{Kind, Refusal},
+};
 
 /// The service that takes it on.
 const SERVICE: &str = "casemate.Identity";
 
 /// The service that returns when windows can be shown.
 const SESSION: &str = "qubes.WaitForSession";
+
+/// How often it is asked: the broker gives each errand half a minute.
+const SESSION_TRIES: u32 = 6;
 
 /// Gives a VM its name, a machine id and a seed of its own, and the time.
 pub(super) async fn give(house: &House, name: &VmName) -> Result<(), Refusal> {
@@ -20,7 +27,14 @@ pub(super) async fn give(house: &House, name: &VmName) -> Result<(), Refusal> {
 
 /// Returns when the VM can show windows.
 pub(super) async fn session(house: &House, name: &VmName) -> Result<(), Refusal> {
-    errand(house, name, SESSION, "").await
+    let mut tries = 1;
+    loop {
+        match errand(house, name, SESSION, "").await {
+            // The broker waits for less than a slow machine may need.
+            Err(refusal) if refusal.kind == Kind::TimedOut && tries < SESSION_TRIES => tries += 1,
+            result => return result,
+        }
+    }
 }
 
 fn text(name: &VmName) -> Result<String, Refusal> {

@@ -364,3 +364,121 @@ async fn a_vmm_that_dies_in_the_middle_costs_a_person_only_time() {
     }
     assert_eq!(records(&home), []);
 }
+
+/// What a person, chance and the machine do to each other.
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    Create,
+    Destroy,
+    /// The process of a disposable dies.
+    KillVmm,
+    /// Whatever is under way is cut.
+    KillSupervisor,
+    NewRevision,
+    /// A file of an image is changed behind our back.
+    Forge,
+    /// The next identity is not taken.
+    RefuseIdentity,
+}
+
+const DEEDS: [Deed; 9] = [
+    Deed::Create,
+    Deed::Create,
+    Deed::Create,
+    Deed::Destroy,
+    Deed::KillVmm,
+    Deed::KillSupervisor,
+    Deed::NewRevision,
+    Deed::Forge,
+    Deed::RefuseIdentity,
+];
+
+/// Numbers that look like chance and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % limit
+    }
+}
+
+/// What must be true at any time.
+async fn verify_invariants(home: &Home, known: &[String]) {
+    let list = home.client().await.list().await.unwrap();
+    let shown: BTreeSet<&str> = list.iter().map(|vm| vm.name.as_str()).collect();
+    for name in known {
+        let vm = list.iter().find(|vm| vm.name == *name);
+        let vm = vm.unwrap_or_else(|| panic!("{name} is gone\n{}", home.log()));
+        assert_eq!(vm.state, "running", "{name}");
+        assert!(alive(vm.pid), "{name}");
+    }
+    // Those that a killed supervisor has left may still be ending.
+    let extra = shown.len() - known.len();
+    assert!(extra <= 1, "{shown:?} instead of {known:?}");
+    let names: Vec<String> = told(home);
+    let different: BTreeSet<&String> = names.iter().collect();
+    assert_eq!(different.len(), names.len(), "told twice: {names:?}");
+    let drafts = images(home).iter().filter(|(_, whole)| !whole).count();
+    assert!(drafts <= 1, "one is made at a time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_in_whatever_order_disposables_run_and_nothing_stays() {
+    for seed in 1..=4 {
+        let mut dice = Dice(seed);
+        let home = warm_home();
+        home.start_supervisor().await;
+        let mut known: Vec<String> = Vec::new();
+        for _ in 0..16 {
+            let deed = DEEDS[dice.below(DEEDS.len())];
+            match deed {
+                Deed::Create => {
+                    let client = home.client().await;
+                    known.push(client.create_disposable("", "").await.unwrap());
+                    home.broker.identity_code.send_replace(0);
+                }
+                Deed::Destroy | Deed::KillVmm if known.is_empty() => {}
+                Deed::Destroy => {
+                    let name = known.remove(dice.below(known.len()));
+                    let client = home.client().await;
+                    client.destroy_disposable(&name).await.unwrap();
+                }
+                Deed::KillVmm => {
+                    let name = known.remove(dice.below(known.len()));
+                    kill(home.vm(&name).await.unwrap().pid);
+                    home.until_gone(&name).await;
+                }
+                Deed::KillSupervisor => {
+                    home.kill_supervisor();
+                    home.start_supervisor().await;
+                }
+                Deed::NewRevision => home.make_template(),
+                Deed::Forge => {
+                    if let Some((folder, _)) = images(&home).iter().find(|(_, whole)| *whole) {
+                        // It may be going at this moment.
+                        let _ = fs::remove_file(folder.join("state"))
+                            .and_then(|()| fs::write(folder.join("state"), "forged"));
+                    }
+                }
+                Deed::RefuseIdentity => {
+                    home.broker.identity_code.send_replace(1);
+                }
+            }
+            verify_invariants(&home, &known).await;
+        }
+        for name in &known {
+            home.client().await.destroy_disposable(name).await.unwrap();
+        }
+        home.kill_supervisor();
+        home.start_supervisor().await;
+        eventually(&home, "something stays", async || {
+            records(&home).is_empty() && listed(&home).await.is_empty()
+        })
+        .await;
+        assert!(images(&home).iter().all(|(_, whole)| *whole));
+    }
+}
