@@ -34,6 +34,9 @@ pub(crate) struct Arguments {
     /// Stop after the first step that fails.
     #[arg(long)]
     fail_fast: bool,
+    /// Instead of the whole story: start disposables with and without a warm image.
+    #[arg(long)]
+    warm: bool,
     /// Run in the lab even where this machine has KVM.
     #[arg(long, conflicts_with_all = ["native", "window"])]
     lab: bool,
@@ -103,7 +106,11 @@ fn tell(arguments: &Arguments) -> Result<bool> {
         .unwrap_or_else(|| target_dir().join("demo"));
     let stage = Stage::choose(arguments)?;
     let _alone = alone()?;
-    let steps = story::steps(stage);
+    let steps = if arguments.warm {
+        story::warm_steps(stage)
+    } else {
+        story::steps(stage)
+    };
     let mut report = Report::new(&folder, steps.len())?;
     let mut story = Story {
         stage,

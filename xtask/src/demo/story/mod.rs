@@ -5,10 +5,39 @@ mod endure;
 mod files;
 mod life;
 mod services;
+mod warm;
 mod windows;
 
 use super::Step;
 use super::stage::Stage;
+
+/// Another, shorter story: disposables that boot and disposables that do not.
+pub(super) fn warm_steps(stage: Stage) -> Vec<Step> {
+    let need = |name, work| Step {
+        name,
+        essential: true,
+        hands: false,
+        work,
+    };
+    vec![
+        need("build the programs", life::build),
+        need("build the template", life::template),
+        if stage.native() {
+            need("take this machine", life::here)
+        } else {
+            need("boot the lab", life::lab)
+        },
+        need("switch warm images on", warm::switch_on),
+        need(
+            "disposables from an image are VMs of their own",
+            warm::told_apart,
+        ),
+        Step {
+            hands: true,
+            ..need("a document in one", warm::window)
+        },
+    ]
+}
 
 pub(super) fn steps(stage: Stage) -> Vec<Step> {
     let need = |name, work| Step {
