@@ -1,5 +1,7 @@
 //! Calls of the person at the host into VMs: the VM is started when needed, the broker gives the stream.
 
+pub(crate) mod errand;
+
 use std::{os::fd::AsFd, sync::Arc};
 
 use casemate_api::{CallStream, Qrexec1Proxy};

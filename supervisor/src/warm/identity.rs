@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use casemate_vm::VmName;
-use jiff::Timestamp;
 
 use crate::{
+    calls::errand,
     house::House,
     ids::random,
     refusal::{Kind, Refusal},
@@ -22,14 +22,14 @@ const SESSION_TRIES: u32 = 6;
 
 /// Gives a VM its name, a machine id and a seed of its own, and the time.
 pub(super) async fn give(house: &House, name: &VmName) -> Result<(), Refusal> {
-    errand(house, name, SERVICE, &text(name)?).await
+    errand::run(house, name, SERVICE, &text(name)?).await
 }
 
 /// Returns when the VM can show windows.
 pub(super) async fn session(house: &House, name: &VmName) -> Result<(), Refusal> {
     let mut tries = 1;
     loop {
-        match errand(house, name, SESSION, "").await {
+        match errand::run(house, name, SESSION, "").await {
             // The broker waits for less than a slow machine may need.
             Err(refusal) if refusal.kind == Kind::TimedOut && tries < SESSION_TRIES => tries += 1,
             result => return result,
@@ -38,7 +38,7 @@ pub(super) async fn session(house: &House, name: &VmName) -> Result<(), Refusal>
 }
 
 fn text(name: &VmName) -> Result<String, Refusal> {
-    let date = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S+00:00");
+    let date = errand::now();
     let machine_id = hexadecimal(&random::<16>()?);
     let seed = hexadecimal(&random::<32>()?);
     Ok(format!(
@@ -52,20 +52,4 @@ fn hexadecimal(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-async fn errand(house: &House, name: &VmName, service: &str, input: &str) -> Result<(), Refusal> {
-    let connection = house.broker.connection().await?;
-    let broker = casemate_api::broker(&connection)
-        .await
-        .map_err(casemate_api::Error::from)?;
-    match broker
-        .errand(name.as_str(), service, input.as_bytes())
-        .await?
-    {
-        0 => Ok(()),
-        code => Err(Refusal::failed(format!(
-            "{service} in '{name}' ended with {code}"
-        ))),
-    }
 }
