@@ -73,8 +73,11 @@ struct Step {
     essential: bool,
     /// Whether it needs keys and clicks.
     hands: bool,
-    work: fn(&mut Story, &mut Report) -> Result<String>,
+    work: Work,
 }
+
+/// What a step does, and says when it has shown it.
+type Work = fn(&mut Story, &mut Report) -> Result<String>;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !setup::missing()?.is_empty() {

@@ -8,17 +8,21 @@ mod services;
 mod warm;
 mod windows;
 
-use super::Step;
 use super::stage::Stage;
+use super::{Step, Work};
 
-/// Another, shorter story: disposables that boot and disposables that do not.
-pub(super) fn warm_steps(stage: Stage) -> Vec<Step> {
-    let need = |name, work| Step {
+/// A step without which the rest makes no sense.
+fn need(name: &'static str, work: Work) -> Step {
+    Step {
         name,
         essential: true,
         hands: false,
         work,
-    };
+    }
+}
+
+/// Up to a machine that has the programs and the template.
+fn beginning(stage: Stage) -> Vec<Step> {
     vec![
         need("build the programs", life::build),
         need("build the template", life::template),
@@ -27,6 +31,13 @@ pub(super) fn warm_steps(stage: Stage) -> Vec<Step> {
         } else {
             need("boot the lab", life::lab)
         },
+    ]
+}
+
+/// Another, shorter story: disposables that boot and disposables that do not.
+pub(super) fn warm_steps(stage: Stage) -> Vec<Step> {
+    let mut steps = beginning(stage);
+    steps.extend([
         need("switch warm images on", warm::switch_on),
         need(
             "disposables from an image are VMs of their own",
@@ -36,35 +47,22 @@ pub(super) fn warm_steps(stage: Stage) -> Vec<Step> {
             hands: true,
             ..need("a document in one", warm::window)
         },
-    ]
+    ]);
+    steps
 }
 
 pub(super) fn steps(stage: Stage) -> Vec<Step> {
-    let need = |name, work| Step {
-        name,
-        essential: true,
-        hands: false,
-        work,
-    };
     let show = |name, work| Step {
-        name,
         essential: false,
-        hands: false,
-        work,
+        ..need(name, work)
     };
     // What needs a person's keys and clicks, which the demo makes itself where it can.
     let act = |name, work| Step {
         hands: true,
         ..show(name, work)
     };
-    vec![
-        need("build the programs", life::build),
-        need("build the template", life::template),
-        if stage.native() {
-            need("take this machine", life::here)
-        } else {
-            need("boot the lab", life::lab)
-        },
+    let mut steps = beginning(stage);
+    steps.extend([
         need("create work and untrusted", life::create),
         need("start both VMs", life::start),
         show("run a command in work", life::command),
@@ -89,5 +87,6 @@ pub(super) fn steps(stage: Stage) -> Vec<Step> {
             "the supervisor is killed, VMs and windows stay",
             endure::adoption,
         ),
-    ]
+    ]);
+    steps
 }
