@@ -110,7 +110,8 @@ impl fmt::Debug for SoundCard {
     }
 }
 
-/// Most workers of a disk, each with a queue and a thread: one for each vCPU, but no more threads than the host gains from.
+/// Most workers of a disk: one for each vCPU, and no more than this, because each is a thread of every VM with its own stack
+/// and filter.
 const MAX_WORKERS: usize = 4;
 
 /// Interrupt routes for devices that come while the VM runs: a disk takes two, so eight can be there at a time. Each takes a

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::run::{cargo, root, shipped, succeed, target_dir};
+use crate::run::{cargo, root, standalone, succeed, target_dir};
 
 /// Packages of our programs but the monitor, and the program of each.
 const PROGRAMS: [(&str, &str); 6] = [
@@ -33,7 +33,7 @@ pub(super) fn lay_out(folder: &Path) -> Result<()> {
         build.args(["--package", package]);
     }
     succeed(&mut build)?;
-    let monitor = shipped("casemate-vmm", "casemate-vmm")?;
+    let monitor = standalone("casemate-vmm", "casemate-vmm")?;
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }

@@ -12,7 +12,7 @@ use casemate_lab::wire::Exit;
 use casemate_lab::{Lab, Options, image};
 use clap::{Args, ValueEnum};
 
-use crate::run::{build_lab_guest, cargo, root, shipped};
+use crate::run::{build_lab_guest, cargo, root, standalone};
 
 /// What the guest's init needs. Its other drivers are built in.
 const MODULES: [&str; 6] = [
@@ -245,7 +245,7 @@ fn lay_out(payload: &Path) -> Result<()> {
     for folder in [&bin, &stock] {
         fs::create_dir_all(folder)?;
     }
-    let monitor = shipped("casemate-vmm", "casemate-vmm")?;
+    let monitor = standalone("casemate-vmm", "casemate-vmm")?;
     fs::copy(monitor, bin.join("casemate-vmm"))?;
     fs::copy(test_program()?, bin.join("stock"))?;
     let init = fs::read_to_string(root().join("supervisor/vmm/tests/stock/init.sh"))?;

@@ -187,7 +187,6 @@ impl Bench<'_> {
 
     fn boot(&self, kernel: &Path, cmdline: &str) -> Result<Boot> {
         let cmdline = format!("{cmdline} {WORK}none");
-        Place::tidy_memory();
         let mut vm = Vm::start(Setup {
             kernel,
             ..self.place.setup(&cmdline, self.plan.memory_mib)
@@ -214,7 +213,6 @@ impl Bench<'_> {
             kernel,
             ..self.filling(&folder, &cmdline)
         };
-        Place::tidy_memory();
         let mut other = Other::start(peer, &filling)?;
         let said = other.console.wait(BOOT, UP, |said| clock(said).is_some())?;
         let took = other.began.elapsed();

@@ -54,13 +54,6 @@ impl Place {
         Ok(place)
     }
 
-    /// Puts the lab's free memory together, so that whoever comes next finds it as the one before did. Without it a monitor
-    /// that follows a large one has smaller pages.
-    pub(crate) fn tidy_memory() {
-        // Root may; without it the figures only differ more.
-        let _ = fs::write("/proc/sys/vm/compact_memory", "1");
-    }
-
     /// An empty folder that the account may write to.
     pub(crate) fn fresh(&self, name: &str) -> Result<PathBuf> {
         let path = self.folder.join(name);

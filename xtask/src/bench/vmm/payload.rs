@@ -10,7 +10,7 @@ use casemate_lab::Image;
 use casemate_lab::image::{KernelFiles, write_guest_initrd};
 use casemate_lab_vms::plan::{Peer, Plan, STANDARD_KERNEL};
 
-use crate::run::{root, shipped};
+use crate::run::{root, standalone};
 
 /// Modules of the guest, loaded only by the works that need them.
 const MODULES: [&str; 4] = [
@@ -44,11 +44,11 @@ pub(crate) fn lay_out(folder: &Path, kernel: &KernelFiles, plan: &Plan) -> Resul
     let bin = folder.join("bin");
     let programs = super::super::release(&["casemate-lab-vms"])?;
     fs::copy(programs.join("lab-vms"), bin.join("lab-vms"))?;
-    let monitor = shipped("casemate-vmm", "casemate-vmm")?;
+    let monitor = standalone("casemate-vmm", "casemate-vmm")?;
     fs::copy(monitor, bin.join("casemate-vmm"))?;
     fs::copy(&kernel.vmlinux, folder.join("guest/vmlinux"))?;
     // There is nothing else in its initrd.
-    let init = shipped("casemate-lab-vms", "lab-vms-guest")?;
+    let init = standalone("casemate-lab-vms", "lab-vms-guest")?;
     let initrd = folder.join("guest/initrd");
     write_guest_initrd(&init, &kernel.modules_dir, &[], &initrd)?;
     let with_modules = folder.join("guest/initrd-with-modules");
