@@ -39,9 +39,9 @@ pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Builds a program that is linked as a whole and without a library of the system, and says where it is: the monitor as a
-/// person installs it, which starts often and would have to look for libraries and relocate them each time; and a guest's
-/// program that is alone in its initrd.
+/// Builds a program that is linked as a whole and without a library of the system, and says where it is: the monitor and
+/// the broker, which is also its client, as a person installs them: they start often and would have to look for libraries
+/// and relocate them each time; and a guest's program that is alone in its initrd.
 pub(crate) fn standalone(package: &str, program: &str) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["rustc", "--profile", "dist", "--quiet"]);

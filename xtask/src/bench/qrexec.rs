@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use self::house::House;
+use self::house::{House, Programs};
 use super::{Measured, median};
 
 /// Calls, questions of policy, bulk data and files between two agents.
@@ -45,11 +45,11 @@ pub(crate) struct Arguments {
 const QUESTIONS: u32 = 2000;
 
 pub(crate) fn run(arguments: &Arguments, runs: u32) -> Result<Vec<Measured>> {
-    let programs = super::release(&["casemate-qrexec", "casemate-agent"])?;
-    let house = House::start(&programs, None)?;
+    let programs = Programs::build()?;
+    let house = House::start(programs.clone(), None)?;
     let peer = arguments.peer_agent.as_deref();
     let peer = peer
-        .map(|agent| House::start(&programs, Some(agent)))
+        .map(|agent| House::start(programs, Some(agent)))
         .transpose()?;
     let mib = arguments.mib;
     let mut rows = vec![Measured::new("service-spawn-ms", "ms", runs, || {

@@ -8,15 +8,17 @@ use anyhow::{Context as _, Result};
 
 use crate::run::{cargo, root, standalone, succeed, target_dir};
 
-/// Packages of our programs but the monitor, and the program of each.
-const PROGRAMS: [(&str, &str); 6] = [
+/// Packages of our programs, and the program of each.
+const PROGRAMS: [(&str, &str); 5] = [
     ("casemated", "casemated"),
     ("casemate-cli", "casemate"),
-    ("casemate-qrexec", "casemate-qrexec"),
     ("casemate-compositor", "casemate-compositor"),
     ("casemate-agent", "casemate-agent"),
     ("casemate-windows", "casemate-windows"),
 ];
+
+/// Those that start for each VM or each call: alone, so that a start is short.
+const ALONE: [&str; 2] = ["casemate-vmm", "casemate-qrexec"];
 
 /// Folders of the checkout that are shipped as data, and under what name.
 const DATA: [(&str, &str); 3] = [
@@ -33,19 +35,23 @@ pub(super) fn lay_out(folder: &Path) -> Result<()> {
         build.args(["--package", package]);
     }
     succeed(&mut build)?;
-    let monitor = standalone("casemate-vmm", "casemate-vmm")?;
+    let alone = ALONE
+        .map(|program| standalone(program, program))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
     let bin = folder.join("bin");
     let share = folder.join("share/casemate");
     fs::create_dir_all(&bin)?;
-    for (_, program) in PROGRAMS {
-        let source = target_dir().join("release").join(program);
-        fs::copy(&source, bin.join(program))
+    let shared = target_dir().join("release");
+    let shared = PROGRAMS.map(|(_, program)| shared.join(program));
+    for source in shared.iter().chain(&alone) {
+        let name = source.file_name().context("a program has a name")?;
+        fs::copy(source, bin.join(name))
             .with_context(|| format!("cannot copy {}", source.display()))?;
     }
-    fs::copy(&monitor, bin.join("casemate-vmm"))?;
     for (source, target) in DATA {
         copy_tree(&root().join(source), &share.join(target))?;
     }

@@ -10,6 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::run::standalone;
+
 /// How long the house may take to be ready.
 const START: Duration = Duration::from_secs(20);
 
@@ -19,9 +21,24 @@ const FACTS: &str = r#"{"domains":{
     "work":{"type":"AppVM","power_state":"Running","uuid":"1"},
     "vault":{"type":"AppVM","power_state":"Running","uuid":"2"}}}"#;
 
+/// The programs at the two ends, as they are installed.
+#[derive(Clone)]
+pub(super) struct Programs {
+    broker: PathBuf,
+    agent: PathBuf,
+}
+
+impl Programs {
+    pub(super) fn build() -> Result<Self> {
+        let agent = super::super::release(&["casemate-agent"])?.join("casemate-agent");
+        let broker = standalone("casemate-qrexec", "casemate-qrexec")?;
+        Ok(Self { broker, agent })
+    }
+}
+
 pub(super) struct House {
     dir: tempfile::TempDir,
-    programs: PathBuf,
+    programs: Programs,
     children: Vec<Child>,
 }
 
@@ -36,10 +53,10 @@ impl Drop for House {
 
 impl House {
     /// Starts broker and agents; `agent` stands for the agent of vault when it is somebody else's.
-    pub(super) fn start(programs: &Path, agent: Option<&Path>) -> Result<Self> {
+    pub(super) fn start(programs: Programs, agent: Option<&Path>) -> Result<Self> {
         let mut house = Self {
             dir: super::super::scratch()?,
-            programs: programs.to_owned(),
+            programs,
             children: Vec::new(),
         };
         for name in ["vchan", "policy", "rpc", "rpc-config"] {
@@ -48,7 +65,7 @@ impl House {
         fs::write(house.file("policy/10.policy"), RULES)?;
         fs::write(house.file("facts.json"), FACTS)?;
         house.script("bench.Nothing", "#!/bin/sh\nexit 0\n")?;
-        let ours = programs.join("casemate-agent");
+        let ours = house.programs.agent.clone();
         house.script(
             "qubes.Filecopy",
             &format!(
@@ -59,7 +76,7 @@ impl House {
         )?;
         house.agent(&ours, "work", 3)?;
         house.agent(agent.unwrap_or(&ours), "vault", 4)?;
-        let mut broker = Command::new(programs.join("casemate-qrexec"));
+        let mut broker = Command::new(&house.programs.broker);
         broker
             .args(["serve-vchan", "--vm", "work:3", "--vm", "vault:4"])
             .arg("--vchan-dir")
@@ -139,7 +156,7 @@ impl House {
 
     /// A call of the admin side.
     pub(super) fn admin(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(self.programs.join("casemate-qrexec"));
+        let mut command = Command::new(&self.programs.broker);
         command
             .arg("call-vchan")
             .arg("--vchan-dir")
@@ -153,7 +170,7 @@ impl House {
 
     /// A tool in the VM work.
     pub(super) fn tool(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(self.programs.join("casemate-agent"));
+        let mut command = Command::new(&self.programs.agent);
         command
             .args(words)
             .env("VCHAN_SOCKET_DIR", self.file("vchan"))
