@@ -14,15 +14,15 @@ use std::{
     time::Duration,
 };
 
+use casemate_qrexec_stream::invalid;
 use casemate_qrexec_wire::{
     CommandLine, ControlDecoder, EndCall, ExecParams, Ident, Message, ToAgent, ToBroker, Trigger,
     Version, limits,
 };
 
 use super::{
-    data::invalid,
+    linger::Lingering,
     prepare::Kitchen,
-    relay::Lingering,
     serve::{serve, start},
     settings::Settings,
     signals::Switches,

@@ -17,16 +17,14 @@ use std::{
 };
 
 use anyhow::Context;
+use casemate_qrexec_stream::invalid;
 use casemate_qrexec_wire::{
     ControlDecoder, FrameType, Header, ToBroker, Trigger, Version, limits::MAX_DATA_PORTS,
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{
-    control::{Calls, Word},
-    data::invalid,
-};
+use super::control::{Calls, Word};
 
 /// Where local clients ask, as in the reference.
 pub(crate) const SOCKET: &str = "/run/qubes/qrexec-agent";

@@ -3,8 +3,9 @@
 pub(crate) mod account;
 mod config;
 pub(crate) mod control;
-pub(crate) mod data;
+mod ends;
 mod identity;
+mod linger;
 pub(crate) mod local;
 mod login;
 mod lookup;

@@ -7,96 +7,30 @@
 use std::{
     io,
     net::Shutdown,
-    os::{
-        fd::OwnedFd,
-        unix::{net::UnixStream, process::ExitStatusExt},
-    },
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     process::{Child, ExitStatus},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use casemate_qrexec_stream::{DataReader, FrameBuffer, Passed, Passing, Piece, Transit, invalid};
 use casemate_qrexec_wire::FrameType;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    io::{Errno, ioctl_fionbio, read, write},
+    io::{Errno, ioctl_fionbio, write},
     process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
 };
 
-use super::data::{DataReader, FrameBuffer, Piece, invalid};
+use super::{
+    ends::{Ends, Input, Output, Source, put},
+    linger::Lingering,
+};
 
 /// Frames that one direction may move before the other has its turn.
 const TURN: usize = 16;
 
-/// How long a caller's last input is still read and dropped: a stream that is closed with unread bytes may lose the exit
-/// code on its way.
-const DRAIN: Duration = Duration::from_secs(1);
-
 /// How long a process whose caller is lost may still write.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// What a data stream is connected to in this VM.
-#[derive(Debug)]
-pub(super) struct Ends {
-    /// Where input goes. A socket is shut, a pipe is closed.
-    pub(super) input: Input,
-    /// Where STDOUT comes from.
-    pub(super) output: OwnedFd,
-    /// Where STDERR comes from.
-    pub(super) errors: Option<OwnedFd>,
-    /// The process, if it is one.
-    pub(super) child: Option<Child>,
-    /// Readable when the process wants its stdin as its stdout too.
-    pub(super) switch: Option<Arc<OwnedFd>>,
-    /// Written to the input before anything of the caller.
-    pub(super) preamble: Vec<u8>,
-    /// Whose end of stream ends the call at once: the client's, the service's.
-    pub(super) ends_on: (bool, bool),
-}
-
-/// Where input goes.
-#[derive(Debug)]
-pub(super) enum Input {
-    Pipe(OwnedFd),
-    Socket(OwnedFd),
-    /// A socket that takes no more, but may become the output.
-    Shut(OwnedFd),
-    Closed,
-}
-
-impl Input {
-    fn fd(&self) -> Option<&OwnedFd> {
-        match self {
-            Self::Pipe(fd) | Self::Socket(fd) => Some(fd),
-            Self::Shut(_) | Self::Closed => None,
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.fd().is_none()
-    }
-
-    fn close(&mut self) {
-        *self = match std::mem::replace(self, Self::Closed) {
-            Self::Socket(fd) => {
-                // One that is not connected any more is as good as shut.
-                let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Write);
-                Self::Shut(fd)
-            }
-            Self::Shut(fd) => Self::Shut(fd),
-            Self::Pipe(_) | Self::Closed => Self::Closed,
-        };
-    }
-}
-
-/// One of the streams towards the caller.
-#[derive(Debug)]
-enum Source {
-    Open(OwnedFd),
-    /// Its end has not been sent.
-    Ending,
-    Ended,
-}
 
 /// A process, until it is reaped.
 #[derive(Debug)]
@@ -119,10 +53,14 @@ pub(super) struct Relay {
     frame: FrameBuffer,
     /// What of the frame has not been sent.
     unsent: std::ops::Range<usize>,
+    /// The body that follows it from a pipe.
+    passing: Option<(Arc<OwnedFd>, Passing)>,
     input: Input,
     /// The input takes no more for now.
     input_full: bool,
     preamble: Vec<u8>,
+    /// Bodies on their way into an input that is a socket.
+    transit: Option<Transit>,
     sources: [(FrameType, Source); 2],
     process: Option<Process>,
     is_socket: bool,
@@ -138,8 +76,9 @@ impl Relay {
     ///
     /// # Errors
     /// When descriptors run out.
-    pub(super) fn new(reader: DataReader, ends: Ends) -> io::Result<Self> {
-        reader.stream.set_nonblocking(true)?;
+    pub(super) fn new(mut reader: DataReader, ends: Ends) -> io::Result<Self> {
+        reader.stream().set_nonblocking(true)?;
+        reader.may_pass(true);
         for fd in [ends.input.fd(), Some(&ends.output), ends.errors.as_ref()]
             .into_iter()
             .flatten()
@@ -157,14 +96,20 @@ impl Relay {
             frame: FrameBuffer::new(reader.version()),
             reader,
             unsent: 0..0,
+            passing: None,
+            transit: None,
             input: ends.input,
             input_full: false,
             preamble: ends.preamble,
             sources: [
-                (FrameType::DataStdout, Source::Open(ends.output)),
+                (
+                    FrameType::DataStdout,
+                    Source::Open(Output::new(ends.output)),
+                ),
                 (
                     FrameType::DataStderr,
-                    ends.errors.map_or(Source::Ending, Source::Open),
+                    ends.errors
+                        .map_or(Source::Ending, |fd| Source::Open(Output::new(fd))),
                 ),
             ],
             // A socket has no exit code; 0 says that it ended.
@@ -184,7 +129,7 @@ impl Relay {
     /// When the caller is lost or breaks the protocol.
     pub(super) fn run(mut self) -> io::Result<Lingering> {
         let Err(lost) = self.until_over() else {
-            return Ok(Lingering(self.reader.stream));
+            return Ok(Lingering(self.reader.into_stream()));
         };
         if let Some(mut process) = self.process.take() {
             // The caller is gone: what it started has nobody to work for.
@@ -206,7 +151,7 @@ impl Relay {
             self.inbound()?;
             self.outbound()?;
             if self.code_sent && self.unsent.is_empty() {
-                return self.reader.stream.shutdown(Shutdown::Write);
+                return self.reader.stream().shutdown(Shutdown::Write);
             }
             self.wait()?;
         }
@@ -215,7 +160,7 @@ impl Relay {
     /// Caller to input, as far as it goes.
     fn inbound(&mut self) -> io::Result<()> {
         for _ in 0..TURN {
-            if !self.flush_preamble() {
+            if !self.flush_preamble() || !self.flush_transit() {
                 return Ok(());
             }
             while let Some(piece) = self.reader.peek().map_err(invalid)? {
@@ -246,6 +191,16 @@ impl Relay {
                     Piece::End(_) | Piece::ExitCode(_) => {}
                 }
             }
+            match self.pass_input()? {
+                Passed::Some(_) => continue,
+                Passed::Empty => return Ok(()),
+                Passed::Full => {
+                    self.input_full = true;
+                    return Ok(());
+                }
+                Passed::Unread => self.input.close(),
+                Passed::Unable => {}
+            }
             match self.reader.fill() {
                 Ok(true) => {}
                 Ok(false) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -254,6 +209,55 @@ impl Relay {
             }
         }
         Ok(())
+    }
+
+    /// Moves a large body on without reading it, if one comes next and can be moved to the input.
+    fn pass_input(&mut self) -> io::Result<Passed> {
+        let Some(FrameType::DataStdin | FrameType::DataStdout) = self.reader.passable() else {
+            return Ok(Passed::Unable);
+        };
+        let passed = match &self.input {
+            Input::Pipe(pipe) => self.reader.pass(pipe)?,
+            Input::Socket(_) => {
+                let transit = match self.transit.take() {
+                    Some(transit) => transit,
+                    None => Transit::new()?,
+                };
+                self.transit.insert(transit).take(&mut self.reader)?
+            }
+            Input::Shut(_) | Input::Closed => Passed::Unable,
+        };
+        if passed == Passed::Unable {
+            self.reader.may_pass(false);
+        }
+        Ok(passed)
+    }
+
+    /// Whether nothing is on its way to the input's socket any more.
+    fn flush_transit(&mut self) -> bool {
+        let Some(transit) = &mut self.transit else {
+            return true;
+        };
+        while !transit.is_empty() {
+            let flushed = match self.input.fd() {
+                Some(socket) => transit.flush(socket),
+                None => Ok(Passed::Unread),
+            };
+            match flushed {
+                Ok(Passed::Some(_)) => {}
+                Ok(Passed::Full) => {
+                    self.input_full = true;
+                    return false;
+                }
+                Ok(Passed::Empty | Passed::Unread | Passed::Unable) | Err(_) => {
+                    // Nobody reads it: dropped, so that output still flows.
+                    self.input.close();
+                    self.transit = None;
+                    return true;
+                }
+            }
+        }
+        true
     }
 
     /// Whether nothing of the preamble is left.
@@ -275,27 +279,55 @@ impl Relay {
     fn outbound(&mut self) -> io::Result<()> {
         for _ in 0..TURN {
             while !self.unsent.is_empty() {
-                match write(&self.reader.stream, self.frame.bytes(self.unsent.clone())) {
+                match write(self.reader.stream(), self.frame.bytes(self.unsent.clone())) {
                     Ok(written) => self.unsent.start += written,
                     Err(Errno::AGAIN) => return Ok(()),
                     Err(Errno::INTR) => {}
                     Err(error) => return Err(error.into()),
                 }
             }
-            if !self.next_frame() {
+            if !self.pass_output()? || !self.next_frame() {
                 return Ok(());
             }
         }
         Ok(())
     }
 
+    /// Whether nothing of an announced body is left.
+    fn pass_output(&mut self) -> io::Result<bool> {
+        let Some((pipe, passing)) = &mut self.passing else {
+            return Ok(true);
+        };
+        while !passing.is_over() {
+            match passing.go_on(&*pipe, self.reader.stream())? {
+                Passed::Some(_) => {}
+                Passed::Full => return Ok(false),
+                // Somebody else has read what was announced; the frame cannot be sent any more.
+                Passed::Empty | Passed::Unread | Passed::Unable => {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+            }
+        }
+        self.passing = None;
+        Ok(true)
+    }
+
     /// Makes the next frame, if there is one.
     fn next_frame(&mut self) -> bool {
         for (kind, source) in &mut self.sources {
+            if let Source::Open(output) = source
+                && output.in_bulk
+                && let Some(passing) = Passing::announce(&output.fd, *kind, &mut self.frame)
+            {
+                self.unsent = 0..Passing::HEADER;
+                self.passing = Some((Arc::clone(&output.fd), passing));
+                self.sources.swap(0, 1);
+                return true;
+            }
             let read = match source {
                 Source::Ended => continue,
                 Source::Ending => 0,
-                Source::Open(fd) => match read(&*fd, self.frame.body()) {
+                Source::Open(output) => match output.read(self.frame.body()) {
                     Ok(read) => read,
                     Err(Errno::AGAIN | Errno::INTR) => continue,
                     // A socket that was reset has ended, too.
@@ -350,10 +382,11 @@ impl Relay {
         if !self.input_full {
             caller |= PollFlags::IN;
         }
-        if !self.unsent.is_empty() {
+        let sending = !self.unsent.is_empty() || self.passing.is_some();
+        if sending {
             caller |= PollFlags::OUT;
         }
-        let mut fds = vec![PollFd::new(&self.reader.stream, caller)];
+        let mut fds = vec![PollFd::new(self.reader.stream(), caller)];
         let input = self.input.fd().map(|fd| {
             // Also when there is nothing to write: an error or a hang-up says that nobody reads.
             let full = if self.input_full {
@@ -364,10 +397,10 @@ impl Relay {
             fds.push(PollFd::new(fd, full));
             fds.len() - 1
         });
-        if self.unsent.is_empty() {
+        if !sending {
             for (_, source) in &self.sources {
-                if let Source::Open(fd) = source {
-                    fds.push(PollFd::new(fd, PollFlags::IN));
+                if let Source::Open(output) = source {
+                    fds.push(PollFd::new(&*output.fd, PollFlags::IN));
                 }
             }
         }
@@ -429,53 +462,12 @@ impl Relay {
             self.switched = true;
             for (kind, source) in &mut self.sources {
                 if *kind == FrameType::DataStdout && !matches!(source, Source::Ended) {
-                    *source = Source::Open(output);
+                    *source = Source::Open(Output::new(output));
                     break;
                 }
             }
         }
         Ok(())
-    }
-}
-
-/// A stream on which everything has been said.
-#[derive(Debug)]
-pub(super) struct Lingering(UnixStream);
-
-impl Lingering {
-    /// Reads on for a moment, until the caller has ended its side too.
-    pub(super) fn drain(self) {
-        let deadline = Instant::now() + DRAIN;
-        let mut waste = [0; 4096];
-        while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-            match read(&self.0, &mut waste) {
-                // The exit code has arrived, or nobody wanted it.
-                Ok(0) => return,
-                Ok(_) | Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => {}
-                Err(_) => return,
-            }
-            let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-            match Timespec::try_from(left).map(|left| poll(&mut fds, Some(&left))) {
-                Ok(Ok(1..)) | Ok(Err(Errno::INTR)) => {}
-                _ => return,
-            }
-        }
-    }
-}
-
-/// Writes what the input takes; `None` when it takes nothing now, or nothing any more (it is closed then).
-fn put(input: &mut Input, bytes: &[u8]) -> Option<usize> {
-    loop {
-        match write(input.fd()?, bytes) {
-            Ok(written) => return Some(written),
-            Err(Errno::AGAIN) => return None,
-            Err(Errno::INTR) => {}
-            Err(_) => {
-                input.close();
-                return None;
-            }
-        }
     }
 }
 

@@ -11,13 +11,15 @@ use std::{
     thread,
 };
 
+use casemate_qrexec_stream::{invalid, open, widen};
 use casemate_qrexec_wire::{DataFrame, Version};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{
-    data::{invalid, open},
+    ends::{Ends, Input},
+    linger::Lingering,
     prepare::Prepared,
-    relay::{Ends, Input, Lingering, Relay},
+    relay::Relay,
     signals::Switches,
 };
 
@@ -26,9 +28,6 @@ pub(crate) const TROUBLE: i32 = 125;
 
 /// Exit code: allowed, but there is no such service.
 pub(crate) const NO_SERVICE: i32 = 127;
-
-/// Bytes that a process may be ahead of us, or we of it.
-const PIPE: usize = 256 * 1024;
 
 /// Serves one call on a connected data stream until it is over. `prepare` makes what serves it, or the exit code that
 /// says why there is nothing; it may take its time, the stream has been opened then. The caller drains what is returned
@@ -42,7 +41,7 @@ pub(crate) fn serve(
     switches: &Switches,
 ) -> io::Result<Option<Lingering>> {
     let (reader, _) = open(stream)?;
-    let (stream, version) = (reader.stream.try_clone()?, reader.version());
+    let (stream, version) = (reader.stream().try_clone()?, reader.version());
     let mut wish = None;
     let ends = prepare().and_then(|prepared| match prepared {
         Prepared::Process {
@@ -90,7 +89,7 @@ pub(crate) fn start(
     });
     let code = started.err().unwrap_or(0);
     send(
-        &reader.stream,
+        reader.stream(),
         reader.version(),
         &[DataFrame::ExitCode(code)],
     )
@@ -149,10 +148,8 @@ fn process<'a>(
     let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(TROUBLE);
     };
-    // A kernel that does not grant it moves smaller pieces.
-    let _ = rustix::pipe::fcntl_setpipe_size(&output, PIPE);
     if let Input::Pipe(pipe) = &input {
-        let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
+        widen(pipe);
     }
     Ok(Ends {
         input,

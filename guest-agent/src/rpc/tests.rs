@@ -10,18 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use casemate_qrexec_stream::{DataReader, DataWriter, Piece, open};
 use casemate_qrexec_wire::{
     CommandLine, ControlDecoder, ExecParams, FrameType, Ident, Message, Target, ToAgent, ToBroker,
     Trigger, Version,
 };
 
-use super::{
-    control::Calls,
-    data::{DataReader, DataWriter, Piece, open},
-    local,
-    settings::Settings,
-    transport::Transport,
-};
+use super::{control::Calls, local, settings::Settings, transport::Transport};
 
 /// The broker's and the vmm's part.
 struct Host {

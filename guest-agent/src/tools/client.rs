@@ -17,15 +17,12 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 
+use casemate_qrexec_stream::{DataReader, DataWriter, Piece, open};
 use casemate_qrexec_wire::{
     ExecParams, FrameType, Ident, Message, Target, ToBroker, Trigger, Version,
 };
 
-use crate::rpc::{
-    data::{DataReader, DataWriter, Piece, open},
-    local::SOCKET,
-    transport::Transport,
-};
+use crate::rpc::{local::SOCKET, transport::Transport};
 
 /// Names the agent's socket where it is not the usual one.
 pub(crate) const AGENT_SOCKET: &str = "CASEMATE_AGENT_SOCKET";

@@ -29,12 +29,17 @@ enum Floor {
 use Floor::{Bench, Contracts, Programs, Resources, Words};
 
 /// Every crate, its floor, and all arrows that it may have to our own crates.
-const CRATES: [(&str, Floor, &[&str]); 23] = [
+const CRATES: [(&str, Floor, &[&str]); 24] = [
     ("casemate-vm", Words, &[]),
     ("casemate-policy", Contracts, &[]),
     ("casemate-qrexec-wire", Contracts, &[]),
     (
         "casemate-qrexec-session",
+        Contracts,
+        &["casemate-qrexec-wire"],
+    ),
+    (
+        "casemate-qrexec-stream",
         Contracts,
         &["casemate-qrexec-wire"],
     ),
@@ -103,6 +108,7 @@ const CRATES: [(&str, Floor, &[&str]); 23] = [
             "casemate-link",
             "casemate-policy",
             "casemate-qrexec-session",
+            "casemate-qrexec-stream",
             "casemate-qrexec-wire",
         ],
     ),
@@ -120,7 +126,11 @@ const CRATES: [(&str, Floor, &[&str]); 23] = [
     (
         "casemate-agent",
         Programs,
-        &["casemate-vm", "casemate-qrexec-wire"],
+        &[
+            "casemate-vm",
+            "casemate-qrexec-stream",
+            "casemate-qrexec-wire",
+        ],
     ),
     ("casemate-windows", Programs, &["casemate-window-wire"]),
     ("casemate-lab", Bench, &["casemate-template-builder"]),

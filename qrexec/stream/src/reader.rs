@@ -1,15 +1,15 @@
-//! Data streams: HELLO, then frames in both directions. Bodies are handed on from where they were read; nothing is
-//! copied to find a frame.
+//! The receiving half: bodies are handed on from where they were read.
 
 use std::{
     io::{self, Read, Write},
     ops::ControlFlow,
     os::unix::net::UnixStream,
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use casemate_qrexec_wire::{DataDecoder, DataFrame, FrameType, Header, Malformed, Version};
+
+use crate::{DataWriter, invalid, pass::LEAST};
 
 /// Bytes read at once: more than a frame, so that header and body come with one call.
 const READ: usize = 128 * 1024;
@@ -22,19 +22,23 @@ const BROKEN_EXIT_CODE: i32 = 255;
 
 /// The receiving half of a data stream.
 #[derive(Debug)]
-pub(crate) struct DataReader {
-    pub(super) stream: UnixStream,
+pub struct DataReader {
+    pub(crate) stream: UnixStream,
     version: Version,
     buffer: Vec<u8>,
-    start: usize,
-    end: usize,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
     /// The frame whose body is coming, and what of it has not been taken.
-    body: (FrameType, usize),
+    pub(crate) body: (FrameType, usize),
+    /// Whoever reads would pass bodies on.
+    may_pass: bool,
+    /// The last frame was a large one: headers are read alone, so that bodies stay in the stream.
+    pub(crate) passing: bool,
 }
 
 /// What comes next in a data stream. A body may come in several pieces; none of them is empty.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Piece<'a> {
+pub enum Piece<'a> {
     /// A piece of a body.
     Bytes(FrameType, &'a [u8]),
     /// The end of a direction.
@@ -43,30 +47,38 @@ pub(crate) enum Piece<'a> {
     ExitCode(i32),
 }
 
-/// The sending half; copies share the stream, each frame goes out whole.
-#[derive(Clone, Debug)]
-pub(crate) struct DataWriter {
-    stream: Arc<Mutex<UnixStream>>,
-    version: Version,
-}
-
 /// Says HELLO, waits for the other end's, and splits the stream.
 ///
 /// # Errors
 /// When the other end is lost, takes too long or speaks something else.
-pub(crate) fn open(mut stream: UnixStream) -> io::Result<(DataReader, DataWriter)> {
+pub fn open(stream: UnixStream) -> io::Result<(DataReader, DataWriter)> {
+    greet(&stream)?;
+    answered(stream)
+}
+
+/// Says HELLO.
+///
+/// # Errors
+/// When the other end is lost.
+pub fn greet(mut stream: &UnixStream) -> io::Result<()> {
     let mut hello = Vec::new();
     DataFrame::Hello(Version::OURS.number())
         .encode(Version::OLDEST, &mut hello)
         .map_err(invalid)?;
-    stream.write_all(&hello)?;
+    stream.write_all(&hello)
+}
+
+/// Waits for the other end's HELLO, ours having been said, and splits the stream.
+///
+/// # Errors
+/// When the other end is lost, takes too long or speaks something else.
+pub fn answered(mut stream: UnixStream) -> io::Result<(DataReader, DataWriter)> {
     // Exactly their HELLO is read, so that nothing of the next frame is taken with it.
-    let mut theirs = vec![0; hello.len()];
+    let (mut header, mut number) = ([0; Header::LEN], [0; 4]);
     let patience = stream.read_timeout()?;
     stream.set_read_timeout(Some(HELLO_WAIT))?;
     let mut decoder = DataDecoder::default();
-    let (header, number) = theirs.split_at_mut(Header::LEN);
-    for part in [header, number] {
+    for part in [header.as_mut_slice(), number.as_mut_slice()] {
         stream.read_exact(part)?;
         decoder.feed(part);
         // A header that is not HELLO's is refused before its body is waited for.
@@ -74,38 +86,55 @@ pub(crate) fn open(mut stream: UnixStream) -> io::Result<(DataReader, DataWriter
     }
     stream.set_read_timeout(patience)?;
     let version = decoder.version().ok_or(io::ErrorKind::InvalidData)?;
-    let writer = Arc::new(Mutex::new(stream.try_clone()?));
-    Ok((
-        DataReader {
-            stream,
-            version,
-            buffer: vec![0; READ],
-            start: 0,
-            end: 0,
-            body: (FrameType::DataStdin, 0),
-        },
-        DataWriter {
-            stream: writer,
-            version,
-        },
-    ))
+    let writer = DataWriter::new(stream.try_clone()?, version);
+    let reader = DataReader {
+        stream,
+        version,
+        buffer: vec![0; READ],
+        start: 0,
+        end: 0,
+        body: (FrameType::DataStdin, 0),
+        may_pass: false,
+        passing: false,
+    };
+    Ok((reader, writer))
 }
 
 impl DataReader {
     /// Both ends speak this.
-    pub(crate) fn version(&self) -> Version {
+    pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// The stream itself.
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    /// The stream, of which nothing more is read here.
+    pub fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
+    /// Whether large bodies are to stay in the stream until they are passed on. They may be read all the same.
+    pub fn may_pass(&mut self, may: bool) {
+        self.may_pass = may;
+        self.passing &= may;
     }
 
     /// Reads once; `false` at the end of the stream. What was peeked at must have been taken.
     ///
     /// # Errors
     /// Those of the stream; a nonblocking one says `WouldBlock`.
-    pub(crate) fn fill(&mut self) -> io::Result<bool> {
+    pub fn fill(&mut self) -> io::Result<bool> {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
+        let most = match self.body {
+            (_, 0) if self.passing => Header::LEN,
+            _ => self.buffer.len(),
+        };
         loop {
-            let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+            let room = self.buffer.get_mut(self.end..most).unwrap_or_default();
             match (&self.stream).read(room) {
                 Ok(read) => {
                     self.end += read;
@@ -121,7 +150,7 @@ impl DataReader {
     ///
     /// # Errors
     /// [`Malformed`] as soon as a header is wrong.
-    pub(crate) fn peek(&mut self) -> Result<Option<Piece<'_>>, Malformed> {
+    pub fn peek(&mut self) -> Result<Option<Piece<'_>>, Malformed> {
         let rest = self.buffer.get(self.start..self.end).unwrap_or_default();
         let (kind, left) = self.body;
         if left > 0 {
@@ -133,6 +162,7 @@ impl DataReader {
         };
         let (kind, len) = check(Header::decode(*header), self.version)?;
         if kind == FrameType::DataExitCode {
+            self.passing = false;
             let code = match rest.first_chunk() {
                 Some(code) => i32::from_le_bytes(*code),
                 None if len < 4 => BROKEN_EXIT_CODE,
@@ -149,6 +179,7 @@ impl DataReader {
         }
         self.start += Header::LEN;
         self.body = (kind, len);
+        self.passing = self.may_pass && len >= LEAST;
         if len == 0 {
             return Ok(Some(Piece::End(kind)));
         }
@@ -157,7 +188,7 @@ impl DataReader {
     }
 
     /// Takes `count` of the bytes that were peeked at.
-    pub(crate) fn take(&mut self, count: usize) {
+    pub fn take(&mut self, count: usize) {
         let (kind, left) = self.body;
         let count = count.min(left).min(self.end - self.start);
         self.start += count;
@@ -168,7 +199,7 @@ impl DataReader {
     ///
     /// # Errors
     /// Those of `on`, of the stream, and a frame that is not of this protocol.
-    pub(crate) fn each<T>(
+    pub fn each<T>(
         &mut self,
         mut on: impl FnMut(Piece<'_>) -> io::Result<ControlFlow<T>>,
     ) -> io::Result<Option<T>> {
@@ -208,81 +239,4 @@ fn check(header: Header, version: Version) -> Result<(FrameType, usize), Malform
         len,
     })?;
     Ok((kind, len))
-}
-
-/// A frame that is built where its body was read: room for the header, then the body.
-#[derive(Debug)]
-pub(crate) struct FrameBuffer {
-    bytes: Vec<u8>,
-}
-
-impl FrameBuffer {
-    /// For bodies of up to the version's largest.
-    pub(crate) fn new(version: Version) -> Self {
-        Self {
-            bytes: vec![0; Header::LEN + version.max_data_chunk()],
-        }
-    }
-
-    /// Where the body goes.
-    pub(crate) fn body(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(Header::LEN..).unwrap_or_default()
-    }
-
-    /// Writes the header of a body of `len` bytes and returns how long the frame is.
-    pub(crate) fn close(&mut self, kind: FrameType, len: usize) -> usize {
-        let len = len.min(self.bytes.len() - Header::LEN);
-        let header = Header {
-            kind,
-            len: u32::try_from(len).unwrap_or_default(),
-        };
-        if let Some(place) = self.bytes.first_chunk_mut() {
-            *place = header.encode();
-        }
-        Header::LEN + len
-    }
-
-    /// Bytes of the frame.
-    pub(crate) fn bytes(&self, range: std::ops::Range<usize>) -> &[u8] {
-        self.bytes.get(range).unwrap_or_default()
-    }
-}
-
-impl DataWriter {
-    /// Copies `source` to its end as frames of `kind`, and then sends the empty one.
-    ///
-    /// # Errors
-    /// When the other end is lost. A source that cannot be read counts as ended.
-    pub(crate) fn pump(&self, source: &mut dyn Read, kind: FrameType) -> io::Result<()> {
-        let mut frame = FrameBuffer::new(self.version);
-        loop {
-            let read = match source.read(frame.body()) {
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => 0,
-            };
-            let len = frame.close(kind, read);
-            self.stream
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .write_all(frame.bytes(0..len))?;
-            if read == 0 {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Sends the empty frame of `kind` unless a frame is under way.
-    pub(crate) fn end(&self, kind: FrameType) {
-        if let Ok(mut stream) = self.stream.try_lock() {
-            let mut frame = FrameBuffer::new(self.version);
-            let len = frame.close(kind, 0);
-            // The other end has said all it has to say; whether it still listens does not matter.
-            let _ = stream.write_all(frame.bytes(0..len));
-        }
-    }
-}
-
-pub(crate) fn invalid(error: Malformed) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }

@@ -1,0 +1,24 @@
+//! Data streams of calls: HELLO, then frames in both directions, each a header and a body.
+//!
+//! Nothing is copied to find a frame: a [`DataReader`] hands on bodies from where they were read, a [`FrameBuffer`] has
+//! room for the header before the place where a body is read. Where much comes and both ends are the kernel's, bodies do not
+//! pass through this process at all: [`DataReader::pass`] and [`Passing`] move them from a stream to a pipe and from a pipe
+//! to a stream.
+#![deny(missing_docs)]
+
+mod pass;
+mod reader;
+mod writer;
+
+use std::io;
+
+use casemate_qrexec_wire::Malformed;
+
+pub use pass::{Passed, Passing, Transit, widen};
+pub use reader::{DataReader, Piece, answered, greet, open};
+pub use writer::{DataWriter, FrameBuffer};
+
+/// The error of a stream on which something came that is not of this protocol.
+pub fn invalid(error: Malformed) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
