@@ -21,6 +21,9 @@ const PACKAGES: [(&str, &[&str]); 5] = [
             "libseat-dev",
             "libgbm-dev",
             "libdrm-dev",
+            // The mixer, whose binding to C is made while building.
+            "libpipewire-0.3-dev",
+            "libclang-dev",
         ],
     ),
     (
@@ -47,6 +50,8 @@ const PACKAGES: [(&str, &[&str]); 5] = [
             "foot",
             "gtk-4-examples",
             "dbus-daemon",
+            "pipewire",
+            "pipewire-bin",
         ],
     ),
     // The fuzzer's own library is C++.

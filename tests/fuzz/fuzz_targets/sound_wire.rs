@@ -1,7 +1,7 @@
-//! Both directions of the mixer's wire: what is read is within its bounds and is written as it was.
+//! Both directions of the mixer's wire, its orders and its reports: what is read is within its bounds and is written as it was.
 #![no_main]
 
-use casemate_sound_wire::{MAX_FRAMES, ToMixer, ToVmm};
+use casemate_sound_wire::{MAX_FRAMES, Order, Report, ToMixer, ToVmm};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|packet: &[u8]| {
@@ -23,5 +23,11 @@ fuzz_target!(|packet: &[u8]| {
     if let Ok(message) = ToVmm::decode(packet) {
         message.encode(&mut bytes);
         assert_eq!(bytes, packet);
+    }
+    if let Some(report) = Report::decode(packet) {
+        assert_eq!(report.encode(), packet);
+    }
+    if let Some(order) = Order::decode(packet) {
+        assert_eq!(order.encode(), packet);
     }
 });

@@ -29,7 +29,7 @@ enum Floor {
 use Floor::{Bench, Contracts, Programs, Resources, Words};
 
 /// Every crate, its floor, and all arrows that it may have to our own crates.
-const CRATES: [(&str, Floor, &[&str]); 24] = [
+const CRATES: [(&str, Floor, &[&str]); 25] = [
     ("casemate-vm", Words, &[]),
     ("casemate-policy", Contracts, &[]),
     ("casemate-qrexec-wire", Contracts, &[]),
@@ -72,6 +72,7 @@ const CRATES: [(&str, Floor, &[&str]); 24] = [
             "casemate-api",
             "casemate-vmm-control",
             "casemate-link",
+            "casemate-sound-wire",
             "casemate-storage",
             "casemate-template-builder",
         ],
@@ -97,6 +98,11 @@ const CRATES: [(&str, Floor, &[&str]); 24] = [
             "casemate-devices",
             "casemate-kernel",
         ],
+    ),
+    (
+        "casemate-sound",
+        Programs,
+        &["casemate-vm", "casemate-link", "casemate-sound-wire"],
     ),
     (
         "casemate-qrexec",
@@ -147,7 +153,7 @@ const CRATES: [(&str, Floor, &[&str]); 24] = [
 ];
 
 /// What a crate must not use, itself or through one of ours, and why.
-const FORBIDDEN: [(&str, &[&str], &str); 8] = [
+const FORBIDDEN: [(&str, &[&str], &str); 10] = [
     (
         "casemate-vm",
         &["tokio", "zbus", "rustix", "libc"],
@@ -182,6 +188,16 @@ const FORBIDDEN: [(&str, &[&str], &str); 8] = [
         "casemate-vmm",
         &["tokio", "zbus"],
         "the process that runs a guest has threads and eventfds only",
+    ),
+    (
+        "casemate-vmm",
+        &["pipewire"],
+        "only the mixer talks to a sound server",
+    ),
+    (
+        "casemated",
+        &["pipewire"],
+        "only the mixer talks to a sound server",
     ),
     (
         "casemate-compositor",

@@ -15,9 +15,11 @@
 #![deny(missing_docs)]
 
 mod message;
+mod order;
 mod shape;
 
 pub use message::{Malformed, ToMixer, ToVmm};
+pub use order::{MAX_NAME, Order, Report};
 pub use shape::{Channels, Format, Rate, Shape};
 
 /// Most bytes of samples in one packet.
