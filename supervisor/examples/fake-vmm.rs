@@ -1,6 +1,7 @@
 //! A vmm without a VM, for the tests of the supervisor: speaks the launch and control wires, echoes on its links.
 //!
 //! The VM's name chooses its manners: `nokvm*` cannot start, `stubborn*` ignores the power button, everything else behaves.
+//! Sound: it begins a run on each socket that it is given, and tells in its log what comes.
 //! What it saves is one word, without which it restores nothing.
 #![expect(unsafe_code, reason = "inherited descriptors have only numbers")]
 #![expect(
@@ -18,6 +19,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use casemate_link::PacketSocket;
+use casemate_sound_wire::{Channels, Format, MAX_PACKET, Rate, Shape, ToMixer, ToVmm};
 use casemate_vmm_control::{
     Action, Event, Launch, MAX_CONTROL, MAX_LAUNCH, Phase, StopReason, decode, encode,
 };
@@ -80,6 +82,7 @@ fn serve(launch: &Launch) -> Result<ExitCode> {
     for link in &launch.links {
         links.push((link.kind, PacketSocket::from(inherited(link.file)?)));
     }
+    let mut sounds: Vec<(&str, PacketSocket)> = Vec::new();
     let mut control: Option<PacketSocket> = None;
     let mut phase = Phase::Running;
     loop {
@@ -94,9 +97,20 @@ fn serve(launch: &Launch) -> Result<ExitCode> {
                 .iter()
                 .map(|control| PollFd::new(control, PollFlags::IN)),
         );
+        fds.extend(
+            sounds
+                .iter()
+                .map(|(_, socket)| PollFd::new(socket, PollFlags::IN)),
+        );
         poll(&mut fds, None)?;
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
+        let first_sound = ready.len() - sounds.len();
+        let mut index = first_sound;
+        sounds.retain(|(kind, socket)| {
+            index += 1;
+            ready.get(index - 1) != Some(&true) || hear(kind, socket)
+        });
         let count = links.len();
         let mut gone = Vec::new();
         for (index, (kind, link)) in links.iter().enumerate() {
@@ -150,6 +164,14 @@ fn serve(launch: &Launch) -> Result<ExitCode> {
                         let what = "a stand-in has no balloon".to_owned();
                         say(socket, &Event::Failed { what })?;
                     }
+                    Action::AttachSpeaker if launch.sound.is_some() => {
+                        sounds.retain(|(kind, _)| *kind != "speaker");
+                        sounds.push(("speaker", begin(&mut packet.descriptors)?));
+                    }
+                    Action::GrantRecording if launch.sound.is_some() => {
+                        sounds.retain(|(kind, _)| *kind != "microphone");
+                        sounds.push(("microphone", begin(&mut packet.descriptors)?));
+                    }
                     Action::AttachSpeaker | Action::GrantRecording => {
                         let what = "a stand-in has no sound card".to_owned();
                         say(socket, &Event::Failed { what })?;
@@ -170,6 +192,41 @@ fn serve(launch: &Launch) -> Result<ExitCode> {
             control = Some(socket);
         }
     }
+}
+
+/// Begins a run on the socket that came along.
+fn begin(descriptors: &mut Vec<OwnedFd>) -> Result<PacketSocket> {
+    let socket = PacketSocket::from(descriptors.pop().context("no descriptor")?);
+    let shape = Shape {
+        format: Format::S16,
+        rate: Rate::Hz48000,
+        channels: Channels::Stereo,
+    };
+    let mut packet = Vec::new();
+    ToMixer::Begin {
+        run: 1,
+        shape,
+        period: 1920,
+    }
+    .encode(&mut packet);
+    // A mixer that has just ended is heard of below.
+    let _ = socket.send(&packet, &[]);
+    Ok(socket)
+}
+
+/// Tells what came; false at the end.
+fn hear(kind: &str, socket: &PacketSocket) -> bool {
+    let packet = socket.receive(MAX_PACKET);
+    match packet.as_ref().map(|packet| ToVmm::decode(&packet.bytes)) {
+        Ok(Ok(ToVmm::Heard { .. })) => eprintln!("{kind} heard"),
+        Ok(Ok(ToVmm::Frames { samples, .. })) => eprintln!("{kind} {} bytes", samples.len()),
+        Ok(Err(error)) => eprintln!("{kind} {error}"),
+        Err(_) => {
+            eprintln!("{kind} closed");
+            return false;
+        }
+    }
+    true
 }
 
 fn state(phase: Phase) -> Event {

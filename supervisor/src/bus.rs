@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs::File, os::fd::OwnedFd as StdFd, sync::Arc, time::Duration};
 
-use casemate_api::{Error, NewVm, TemplateInfo, VmInfo};
+use casemate_api::{Error, NewVm, SoundInfo, TemplateInfo, VmInfo};
 use casemate_vm::{Mebibytes, Tag, VmKind, VmSpec};
 use tokio::{sync::watch, task::spawn_blocking};
 use zbus::zvariant::OwnedFd;
@@ -107,6 +107,21 @@ impl SupervisorBus {
         Ok(calls::call_disposable(&self.house, template, service, self.client.clone()).await?)
     }
 
+    async fn grant_recording(&self, name: &str) -> Result<(), Error> {
+        let driver = self.house.driver(&parse(name)?)?;
+        driver.check_sound()?;
+        self.house.mixer.running().await?;
+        Ok(driver.recording(true).await?)
+    }
+
+    async fn revoke_recording(&self, name: &str) -> Result<(), Error> {
+        Ok(self.house.driver(&parse(name)?)?.recording(false).await?)
+    }
+
+    async fn sound(&self) -> Result<SoundInfo, Error> {
+        Ok(self.house.mixer.info())
+    }
+
     async fn log(&self, name: &str) -> Result<OwnedFd, Error> {
         let name = parse(name)?;
         let file = self
@@ -183,6 +198,7 @@ fn create(house: &Arc<House>, vm: &NewVm) -> Result<(), Refusal> {
     if vm.private_mib != 0 {
         spec.private_mib = Mebibytes(vm.private_mib);
     }
+    spec.audio = vm.audio;
     spec.tags = parse_tags(&vm.tags)?;
     spec.check().map_err(|error| usage(error.to_string()))?;
     let reserved = house.reserve(parse(&vm.name)?)?;

@@ -5,6 +5,7 @@ use std::{fs::File, os::fd::OwnedFd};
 use casemate_vm::{InvalidMachine, VmClass, VmId, VmName, VmSpec};
 use casemate_vmm_control::{
     CpuModel, Disk, DiskFormat, KernelFormat, Launch, LaunchLink, LinkKind, Restore, SnapshotKey,
+    Sound,
 };
 use command_fds::FdMapping;
 
@@ -108,7 +109,11 @@ pub(crate) fn describe(
         control: files.add(ends.control),
         networks: Vec::new(),
         balloon: true,
-        sound: None,
+        // The speaker comes when the VM runs, from a mixer that may be another one each time.
+        sound: spec.audio.then_some(Sound {
+            speaker: None,
+            can_record: true,
+        }),
         restore: frozen.map(|frozen| Restore {
             state: files.add(frozen.state),
             memory: files.add(frozen.memory),

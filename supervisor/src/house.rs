@@ -1,4 +1,4 @@
-//! The supervisor's rooms: definitions, records, numbers, volumes, the two services, and the driver of each VM.
+//! The supervisor's rooms: definitions, records, numbers, volumes, the services, and the driver of each VM.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ use crate::{
     pending::Pending,
     refusal::{Kind, Refusal},
     run_record::{RunRecord, RunRecords},
-    services::{Command, Service},
+    services::{Command, Service, mixer::Mixer},
     settings::Settings,
     volumes::Volumes,
     warm::Warm,
@@ -41,6 +41,7 @@ pub(crate) struct House {
     pub(crate) limiter: Limiter,
     pub(crate) broker: Service,
     pub(crate) compositor: Service,
+    pub(crate) mixer: Mixer,
     pub(crate) warm: Warm,
     /// Held while a disposable is counted and added, so that a VM's quota holds for many at once too.
     pub(crate) making_disposable: Mutex<()>,
@@ -104,6 +105,7 @@ impl House {
                     arguments: compositor,
                 },
             ),
+            mixer: Mixer::keep(&paths),
             warm: Warm::default(),
             making_disposable: Mutex::new(()),
             drivers: Mutex::default(),

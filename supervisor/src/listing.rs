@@ -62,6 +62,7 @@ struct Known {
     revision: u32,
     id: u32,
     pid: u32,
+    recording: bool,
     /// Known without asking the giver of numbers.
     uuid: Option<String>,
 }
@@ -121,6 +122,7 @@ fn describe(house: &House, handle: Option<&Handle>, name: VmName) -> Option<Know
         revision,
         id,
         pid,
+        recording: running.as_ref().is_some_and(|running| running.recording),
         uuid: running.map(|running| running.uuid),
     })
 }
@@ -143,6 +145,8 @@ impl Known {
             label: of_spec(|spec| spec.label.to_string()),
             template: of_spec(|spec| spec.template.to_string()),
             tags: self.tags.as_ref().map(texts).unwrap_or_default(),
+            audio: spec.as_ref().is_some_and(|spec| spec.audio),
+            recording: self.recording,
             memory_mib: spec.as_ref().map_or(0, |spec| spec.memory_mib.0),
             vcpus: spec.as_ref().map_or(0, |spec| spec.vcpus),
             name: self.name.to_string(),

@@ -193,6 +193,28 @@ impl Machine {
         Ok(service)
     }
 
+    /// Gives the VM's sound a new socket and returns the mixer's end.
+    pub(crate) fn new_speaker(&self) -> io::Result<PacketSocket> {
+        self.sound_socket(&Action::AttachSpeaker)
+    }
+
+    /// Lets the guest record from a new socket and returns the mixer's end. When that is shut down the grant has ended,
+    /// whatever the vmm does.
+    pub(crate) fn grant_recording(&self) -> io::Result<PacketSocket> {
+        self.sound_socket(&Action::GrantRecording)
+    }
+
+    /// Tells the vmm that the guest records silence from now on.
+    pub(crate) fn revoke_recording(&self) -> io::Result<()> {
+        self.control.send(&Action::RevokeRecording, &[])
+    }
+
+    fn sound_socket(&self, action: &Action) -> io::Result<PacketSocket> {
+        let (vmm, mixer) = PacketSocket::pair()?;
+        self.control.send(action, &[vmm.as_fd()])?;
+        Ok(mixer)
+    }
+
     fn heard(&mut self, event: Result<Event, ControlError>) -> Option<Occurrence> {
         self.unanswered = 0;
         self.events += 1;

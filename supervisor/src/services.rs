@@ -12,7 +12,9 @@
 //!                                  └─ cannot ──▶ Failed(why) ──needed again, or back-off over──▶ again
 //! ```
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+pub(crate) mod mixer;
+
+use std::{path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use casemate_api::Bus;
 use futures_util::StreamExt;
@@ -205,7 +207,7 @@ impl Keeper {
             .paths
             .program(program)
             .map_err(|error| format!("{error:#}"))?;
-        let mut child = spawn::service(&path, &self.command.arguments, &log)
+        let mut child = spawn::service(&path, &self.command.arguments, Stdio::null(), &log)
             .map_err(|error| format!("cannot run {}: {error}", path.display()))?;
         let deadline = Instant::now() + START;
         loop {

@@ -54,6 +54,8 @@ const KEPT: &[&str] = &[
     "XAUTHORITY",
     "LIBSEAT_BACKEND",
     "SEATD_SOCK",
+    "PIPEWIRE_REMOTE",
+    "PIPEWIRE_RUNTIME_DIR",
     "RUST_LOG",
     "RUST_BACKTRACE",
 ];
@@ -162,8 +164,13 @@ async fn first_words(mut child: Child) -> Result<u32, (Kind, String)> {
         .map_err(|_| failed("its vmm did not say its pid".to_owned()))
 }
 
-/// Starts one of the services in a session of its own, so that it outlives the supervisor.
-pub(crate) fn service(program: &Path, arguments: &[String], log: &Path) -> io::Result<Child> {
+/// Starts one of the services in a session of its own, so that it may outlive the supervisor.
+pub(crate) fn service(
+    program: &Path,
+    arguments: &[String],
+    stdin: Stdio,
+    log: &Path,
+) -> io::Result<Child> {
     let log = open_log(log, false)?;
     let mut command = Command::new(std::env::current_exe()?);
     command
@@ -177,7 +184,7 @@ pub(crate) fn service(program: &Path, arguments: &[String], log: &Path) -> io::R
             name.starts_with("XDG_") || name.starts_with("CASEMATE_")
         }))
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(log.try_clone()?)
         .stderr(log);
     command.spawn()

@@ -3,6 +3,8 @@
 mod fixture;
 #[path = "lifecycle/sleep.rs"]
 mod sleep;
+#[path = "lifecycle/sound.rs"]
+mod sound;
 #[path = "lifecycle/warm.rs"]
 mod warm;
 

@@ -287,6 +287,8 @@ impl Supervisor {
             memory_mib: 0,
             vcpus: 1,
             tags: Vec::new(),
+            audio: false,
+            recording: false,
             problem: String::new(),
         };
         VMS.iter().map(info).collect()

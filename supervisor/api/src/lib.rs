@@ -11,7 +11,7 @@ mod error;
 mod qrexec;
 mod supervisor;
 
-pub use crate::supervisor::{NewVm, Supervisor1Proxy, TemplateInfo, VmInfo};
+pub use crate::supervisor::{NewVm, SoundInfo, Supervisor1Proxy, TemplateInfo, VmInfo};
 pub use compositor::{Answer, AskTarget, Compositor1Proxy, Notice, Question, WindowInfo};
 pub use connect::{broker, compositor, supervisor};
 pub use error::Error;

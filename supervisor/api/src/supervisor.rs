@@ -30,6 +30,10 @@ pub struct VmInfo {
     pub vcpus: u8,
     /// Its tags, sorted.
     pub tags: Vec<String>,
+    /// Whether it has a sound card.
+    pub audio: bool,
+    /// Whether it may record now.
+    pub recording: bool,
     /// Why it crashed or did not start, empty otherwise.
     pub problem: String,
 }
@@ -51,6 +55,18 @@ pub struct NewVm {
     pub private_mib: u32,
     /// Its tags.
     pub tags: Vec<String>,
+    /// Whether it has a sound card.
+    pub audio: bool,
+}
+
+/// What stands between VMs and being heard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct SoundInfo {
+    /// Whether the mixer runs. It is started with the first VM that has sound.
+    pub mixer: bool,
+    /// Why VMs are silent: the mixer does not start, or it said last that there is no PipeWire. Empty when nothing of that
+    /// is known.
+    pub problem: String,
 }
 
 /// A template and its current revision.
@@ -112,6 +128,13 @@ pub trait Supervisor1 {
     /// Calls an RPC service in a fresh disposable (template empty: the default), which is destroyed when the call
     /// ends or the stream is closed. Returns the disposable's name and the stream.
     fn call_disposable(&self, template: &str, service: &str) -> Result<(String, OwnedFd), Error>;
+    /// Lets a running VM that has sound record, until that is taken back, or the VM, the mixer or the supervisor ends. A VM
+    /// that may already goes on.
+    fn grant_recording(&self, name: &str) -> Result<(), Error>;
+    /// Takes that back; when it returns nothing more is recorded. No error when the VM does not record.
+    fn revoke_recording(&self, name: &str) -> Result<(), Error>;
+    /// How it is about sound.
+    fn sound(&self) -> Result<SoundInfo, Error>;
     /// A read-only descriptor of the VM's console ring log.
     fn log(&self, name: &str) -> Result<OwnedFd, Error>;
     /// Builds a new revision of a template. The descriptor delivers progress as JSON lines:

@@ -19,6 +19,7 @@ fn lists_are_stable_for_scripts_and_harmless_for_terminals() {
     let mut keys: Vec<&String> = list[1].as_object().unwrap().keys().collect();
     keys.sort();
     let expected = [
+        "audio",
         "id",
         "kind",
         "label",
@@ -26,6 +27,7 @@ fn lists_are_stable_for_scripts_and_harmless_for_terminals() {
         "name",
         "pid",
         "problem",
+        "recording",
         "revision",
         "state",
         "tags",
@@ -125,6 +127,41 @@ fn a_definition_reaches_the_supervisor() {
     ] {
         assert!(asked.contains(part), "{asked}");
     }
+}
+
+#[test]
+fn recording_is_granted_taken_back_and_shown() {
+    let home = Home::new();
+    for (words, code) in [
+        (["recording", "grant", "work"], 0),
+        (["recording", "grant", "nobody"], 3),
+        (["recording", "grant", "broken"], 4),
+        (["recording", "revoke", "work"], 0),
+        (["recording", "revoke", "nobody"], 3),
+    ] {
+        assert_eq!(home.run(&words).status.code(), Some(code), "{words:?}");
+    }
+    assert_eq!(home.run(&["recording", "grant"]).status.code(), Some(2));
+    assert_eq!(home.asked(), ["record work", "record no more work"]);
+
+    let output = home.run(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["mixer"], true);
+    assert_eq!(status["recording"], serde_json::json!(["work"]));
+    assert_eq!(status["sound_problem"], "PipeWire does not answer");
+    let output = home.run(&["status"]);
+    for line in [
+        "casemate-sound       runs: PipeWire does not answer",
+        "records              work",
+    ] {
+        assert!(
+            text(&output.stdout).contains(line),
+            "{}",
+            text(&output.stdout)
+        );
+    }
+    let output = home.run(&["show", "work"]);
+    assert!(text(&output.stdout).contains("plays and records"));
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub(crate) struct RunningView {
     pub(crate) revision: u32,
     pub(crate) pid: u32,
     pub(crate) uuid: String,
+    /// Whether it may record.
+    pub(crate) recording: bool,
 }
 
 /// Where a VM's plan comes from.
@@ -56,6 +58,8 @@ pub(super) enum Mail {
     Release,
     /// A disposable ends with this call of the broker.
     EndsWithCall(u64),
+    /// It may record, or may not any more; answered when that holds.
+    Recording(bool, oneshot::Sender<Result<(), Refusal>>),
 }
 
 impl Handle {
@@ -73,6 +77,17 @@ impl Handle {
     pub(crate) async fn ends_with_call(&self, call: u64) {
         // A driver that has ended needs no record of it.
         let _ = self.mailbox.send(Mail::EndsWithCall(call)).await;
+    }
+
+    /// Lets it record, or takes that back; returns when that holds.
+    pub(crate) async fn recording(&self, granted: bool) -> Result<(), Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Refusal::no_vm(self.name.as_str());
+        self.mailbox
+            .send(Mail::Recording(granted, answer))
+            .await
+            .map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// Makes the VM stand still until [`Handle::release`]; returns when it does, or when nothing of it runs.

@@ -5,6 +5,7 @@ mod clean_up;
 mod handle;
 mod jobs;
 mod joints;
+mod sound;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,7 +19,7 @@ use tokio::{
 
 pub(crate) use self::clean_up::clean_up;
 pub(crate) use self::handle::{Handle, Origin, RunningView, View};
-use self::{handle::Mail, jobs::Done, joints::Joint};
+use self::{handle::Mail, jobs::Done, joints::Joint, sound::Sound};
 use crate::{
     house::House,
     life::{Effect, Input, Life, Ticket},
@@ -39,6 +40,7 @@ struct Driver {
     view: watch::Sender<View>,
     broker: Joint,
     compositor: Joint,
+    sound: Sound,
     tickets: BTreeMap<Ticket, oneshot::Sender<Result<(), Refusal>>>,
     next_ticket: u64,
     machine: Option<Machine>,
@@ -81,6 +83,7 @@ pub(crate) fn spawn(
         view,
         broker: Joint::new(house.broker.watch()),
         compositor: Joint::new(house.compositor.watch()),
+        sound: Sound::new(house.mixer.watch()),
         tickets: BTreeMap::new(),
         next_ticket: 0,
         machine,
@@ -100,6 +103,7 @@ impl Driver {
         self.carry_out(effects);
         self.check_attachment(LinkKind::Rpc);
         self.check_attachment(LinkKind::Windows);
+        self.need_sound();
         self.publish();
         while !self.life.is_gone() {
             if let Some(input) = self.next_input().await {
@@ -136,6 +140,7 @@ impl Driver {
             occurrence = next_occurrence(&mut self.machine) => match occurrence {
                 Occurrence::Ended(ending) => {
                     self.machine = None;
+                    self.sound.forget();
                     self.stands_still();
                     Some(Input::ProcessEnded(ending))
                 }
@@ -157,6 +162,11 @@ impl Driver {
             changed = self.compositor.changes.changed(), if has_machine => {
                 changed.ok()?;
                 self.check_attachment(LinkKind::Windows);
+                None
+            }
+            changed = self.sound.changes.changed(), if has_machine => {
+                changed.ok()?;
+                self.join_sound();
                 None
             }
         }
@@ -192,6 +202,18 @@ impl Driver {
                 }
                 None
             }
+            Mail::Recording(granted, answer) => {
+                let result = if granted {
+                    self.grant()
+                } else {
+                    self.end_grant();
+                    Ok(())
+                };
+                self.publish();
+                // Whoever has stopped waiting needs no answer.
+                let _ = answer.send(result);
+                None
+            }
             Mail::EndsWithCall(call) => {
                 if let Some(machine) = &mut self.machine {
                     machine.record.ends_with_call = Some(call);
@@ -211,6 +233,7 @@ impl Driver {
                 self.note.clear();
                 self.check_attachment(LinkKind::Rpc);
                 self.check_attachment(LinkKind::Windows);
+                self.need_sound();
                 Input::Launched
             }
             Done::Launched(Err(refusal)) => Input::LaunchFailed(refusal),
@@ -303,6 +326,7 @@ impl Driver {
             revision: machine.record.revision,
             pid: machine.pid(),
             uuid: machine.record.uuid.clone(),
+            recording: self.sound.is_recording(),
         });
         self.view.send_replace(View {
             state: self.life.state(),

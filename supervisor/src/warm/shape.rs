@@ -7,7 +7,7 @@ use casemate_vm::{Mebibytes, VmName, VmSpec};
 use serde::{Deserialize, Serialize};
 
 /// The machine, its template's revision, and the program that ran it. The devices and their order are the same for every
-/// VM of one build.
+/// VM of one build, but for the sound card.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Shape {
@@ -18,6 +18,7 @@ pub(crate) struct Shape {
     memory_mib: u32,
     vcpus: u8,
     private_mib: u32,
+    audio: bool,
     vmm: Build,
 }
 
@@ -43,6 +44,7 @@ impl Shape {
             memory_mib: spec.memory_mib.0,
             vcpus: spec.vcpus,
             private_mib: spec.private_mib.0,
+            audio: spec.audio,
             vmm,
         }
     }

@@ -51,6 +51,9 @@ pub struct VmSpec {
     /// Template of the disposables that this VM opens; its own template when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_dispvm: Option<VmName>,
+    /// Whether it has a sound card, over which it plays. What it records is silence but for a grant.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub audio: bool,
     /// What policy may call it, with others, by `@tag:`.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub tags: BTreeSet<Tag>,
@@ -67,6 +70,7 @@ impl VmSpec {
             vcpus: Self::default_vcpus(),
             private_mib: Self::default_private(),
             default_dispvm: None,
+            audio: false,
             tags: BTreeSet::new(),
         }
     }

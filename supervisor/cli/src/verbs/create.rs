@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Size of the private volume, which holds /home
     #[arg(long, value_parser = parse_size)]
     private: Option<Mebibytes>,
+    /// Give it a sound card: it plays, and records when `casemate recording grant` lets it
+    #[arg(long)]
+    audio: bool,
     /// A word by which policy may call it, as in @tag:WORD; may be given again
     #[arg(long = "tag", value_name = "WORD")]
     tags: Vec<Tag>,
@@ -39,6 +42,7 @@ impl Args {
             memory_mib: self.memory.map_or(0, |size| size.0),
             vcpus: self.vcpus.unwrap_or(0),
             private_mib: self.private.map_or(0, |size| size.0),
+            audio: self.audio,
             tags: self.tags.into_iter().map(String::from).collect(),
         };
         Ok(session::supervisor().await?.create(vm).await?)

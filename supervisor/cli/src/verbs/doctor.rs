@@ -73,6 +73,7 @@ impl Args {
             cgroup(),
             runtime(),
             programs(),
+            sound(),
             template_tools(),
             memory(),
         ];
@@ -304,6 +305,39 @@ fn programs() -> Check {
     }
 }
 
+/// Whether VMs with sound could be heard: the mixer, and a PipeWire where it looks for one.
+fn sound() -> Check {
+    const NAME: &str = "sound";
+    if session::program("casemate-sound").is_none() {
+        return Check::new(
+            NAME,
+            Grade::Warn,
+            "missing: casemate-sound",
+            "VMs with audio = true are silent; reinstall Casemate",
+        );
+    }
+    let folder = env::var_os("PIPEWIRE_RUNTIME_DIR").or_else(|| env::var_os("XDG_RUNTIME_DIR"));
+    let name = env::var_os("PIPEWIRE_REMOTE").unwrap_or_else(|| "pipewire-0".into());
+    sound_at(&Path::new(&folder.unwrap_or_default()).join(name))
+}
+
+fn sound_at(socket: &Path) -> Check {
+    let answers = std::os::unix::net::UnixStream::connect(socket);
+    let (grade, detail) = match answers {
+        Ok(_) => (Grade::Ok, "PipeWire answers".to_owned()),
+        Err(error) => (
+            Grade::Warn,
+            format!("no PipeWire at {}: {error}", socket.display()),
+        ),
+    };
+    Check::new(
+        "sound",
+        grade,
+        detail,
+        "VMs with audio = true are silent until there is one: apt install pipewire wireplumber, and log in again",
+    )
+}
+
 fn template_tools() -> Check {
     let names = [
         "mmdebstrap",
@@ -363,6 +397,19 @@ fn memory() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sound_needs_somebody_who_listens() {
+        let root = tempfile::tempdir().expect("a directory");
+        let socket = root.path().join("pipewire-0");
+        let silent = sound_at(&socket);
+        assert_eq!(silent.result, Grade::Warn);
+        assert!(silent.detail.contains("no PipeWire"), "{}", silent.detail);
+        let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        assert_eq!(sound_at(&socket).result, Grade::Ok);
+        drop(listener);
+        assert_eq!(sound_at(&socket).result, Grade::Warn);
+    }
 
     #[test]
     fn groups_are_judged_by_what_a_supervisor_could_do_with_them() {

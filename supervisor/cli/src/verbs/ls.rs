@@ -11,7 +11,8 @@ pub(crate) struct Args {
     /// Only those that run
     #[arg(long)]
     running: bool,
-    /// Write an array of objects: name, kind, state, label, template, revision, id, pid, memory_mib, vcpus, tags, problem
+    /// Write an array of objects: name, kind, state, label, template, revision, id, pid, memory_mib, vcpus, tags, audio,
+    /// recording, problem
     #[arg(long)]
     json: bool,
 }
@@ -30,6 +31,8 @@ pub(super) struct Vm {
     pub(super) memory_mib: u32,
     pub(super) vcpus: u8,
     pub(super) tags: Vec<String>,
+    pub(super) audio: bool,
+    pub(super) recording: bool,
     pub(super) problem: String,
 }
 
@@ -47,6 +50,8 @@ impl From<VmInfo> for Vm {
             memory_mib: vm.memory_mib,
             vcpus: vm.vcpus,
             tags: vm.tags,
+            audio: vm.audio,
+            recording: vm.recording,
             problem: vm.problem,
         }
     }

@@ -10,6 +10,7 @@ mod logs;
 mod ls;
 mod open;
 mod policy;
+mod recording;
 mod remove;
 mod run;
 mod screenshot;
@@ -41,6 +42,8 @@ pub(crate) enum Verb {
     Show(show::Args),
     #[command(subcommand)]
     Tag(tag::Args),
+    #[command(subcommand)]
+    Recording(recording::Args),
     Run(run::Args),
     Open(open::Args),
     Logs(logs::Args),
@@ -70,6 +73,7 @@ impl Verb {
             Self::Ls(args) => args.run().await.map(done),
             Self::Show(args) => args.run().await.map(done),
             Self::Tag(args) => args.run().await.map(done),
+            Self::Recording(args) => args.run().await.map(done),
             Self::Run(args) => args.run().await,
             Self::Open(args) => args.run().await,
             Self::Logs(args) => args.run().await.map(done),

@@ -64,6 +64,15 @@ impl Args {
                     vm.tags.join(" ")
                 },
             ],
+            [
+                "sound".to_owned(),
+                match (vm.audio, vm.recording) {
+                    (false, _) => "-",
+                    (true, false) => "plays",
+                    (true, true) => "plays and records",
+                }
+                .to_owned(),
+            ],
             ["id".to_owned(), running(vm.id)],
             ["vmm process".to_owned(), running(vm.pid)],
         ];
