@@ -9,10 +9,11 @@ use anyhow::{Context as _, Result};
 use crate::run::{cargo, root, standalone, succeed, target_dir};
 
 /// Packages of our programs, and the program of each.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("casemated", "casemated"),
     ("casemate-cli", "casemate"),
     ("casemate-compositor", "casemate-compositor"),
+    ("casemate-sound", "casemate-sound"),
     ("casemate-agent", "casemate-agent"),
     ("casemate-windows", "casemate-windows"),
 ];
