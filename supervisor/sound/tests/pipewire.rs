@@ -27,24 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A server with one sink that nobody hears, and no session manager.
-const SERVER: &str = r"
-context.properties = { core.daemon = true core.name = pipewire-0 support.dbus = false }
-context.spa-libs = { audio.convert.* = audioconvert/libspa-audioconvert support.* = support/libspa-support }
-context.modules = [
-  { name = libpipewire-module-protocol-native }
-  { name = libpipewire-module-metadata }
-  { name = libpipewire-module-spa-node-factory }
-  { name = libpipewire-module-client-node }
-  { name = libpipewire-module-access }
-  { name = libpipewire-module-adapter }
-  { name = libpipewire-module-link-factory }
-]
-context.objects = [
-  { factory = adapter args = { factory.name = support.null-audio-sink node.name = ear media.class = Audio/Sink
-    object.linger = true audio.position = [ FL FR ]
-    adapter.auto-port-config = { mode = dsp monitor = true position = preserve } } }
-]
-";
+const SERVER: &str = include_str!("server.conf");
 
 /// Instead of a session manager, which would tell streams to have ports.
 const PORTS: &str = "{ adapter.auto-port-config = { mode = dsp position = preserve } }";

@@ -13,6 +13,8 @@ mod chains;
 mod devices;
 #[path = "hostile/guest.rs"]
 mod guest;
+#[path = "hostile/heard.rs"]
+mod heard;
 #[expect(dead_code, reason = "only the file around the code is used")]
 #[path = "toy/payload.rs"]
 mod payload;
