@@ -180,6 +180,7 @@ pub(crate) fn soak(boots: u32, restores: u32) -> Result<()> {
         default_cmdline: payload::default_cmdline()?,
         peers: Vec::new(),
         only: Vec::new(),
+        profile: false,
     };
     payload::lay_out(folder.path(), &image::standard_kernel()?, &plan)?;
     let options = Options {

@@ -8,12 +8,13 @@ use anyhow::{Context as _, Result};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::guest::{DONE, FAILED, TOOK, UP, WORK};
+use crate::guest::{DONE, FAILED, ONLY, PAUSE, TOOK, UP, WORK};
 use crate::memory::{Overhead, overhead};
 use crate::other::{Filling, Other};
 use crate::ours::{Setup, Vm};
 use crate::place::Place;
 use crate::plan::{Figure, OURS, Peer, Plan};
+use crate::profile;
 use crate::sink;
 use crate::snapshot::Snapshot;
 
@@ -78,7 +79,7 @@ pub fn run(
 ) -> Result<()> {
     let place = Place::prepare(&plan.payload, account)?;
     let bench = Bench { plan, place };
-    let wanted = |work: &str| plan.only.is_empty() || plan.only.iter().any(|name| name == work);
+    let wanted = |work: &str| bench.wants(work);
     let (kernel, standard) = (&bench.place.kernel, &bench.place.standard_kernel);
     for (work, kernel, cmdline) in [
         ("boot", kernel, &plan.cmdline),
@@ -142,6 +143,10 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    fn wants(&self, work: &str) -> bool {
+        self.plan.only.is_empty() || self.plan.only.iter().any(|name| name == work)
+    }
+
     /// Boots ours and all peers; with the plain command line the memory counts, too.
     fn boots(&self, work: &str, kernel: &Path, cmdline: &str, report: &mut dyn FnMut(&Figure)) {
         let names = self.plan.peers.iter().map(|peer| peer.name.as_str());
@@ -284,7 +289,13 @@ impl Bench<'_> {
     /// What one operation of each device takes, ours and the peers' that have a network.
     fn devices(&self, report: &mut dyn FnMut(&Figure)) {
         // The doorbell is a register of a device that its driver has claimed.
-        let cmdline = format!("{} iomem=relaxed {WORK}devices", self.plan.default_cmdline);
+        let mut cmdline = format!("{} iomem=relaxed {WORK}devices", self.plan.default_cmdline);
+        let wanted: Vec<_> = DEVICES.map(|(work, _)| work).to_vec();
+        let wanted: Vec<_> = wanted.into_iter().filter(|work| self.wants(work)).collect();
+        cmdline += &format!(" {ONLY}{}", wanted.join(","));
+        if self.plan.profile {
+            cmdline += &format!(" {PAUSE}");
+        }
         let peers = self.plan.peers.iter();
         let mut all = vec![(OURS, self.devices_of_ours(&cmdline))];
         let listening = sink::listen().map_err(|error| format!("{error:#}"));
@@ -296,9 +307,9 @@ impl Bench<'_> {
             all.push((&peer.name, said));
         }
         for (who, said) in all {
-            for (work, _) in DEVICES {
+            for work in &wanted {
                 report(&Figure {
-                    work: work.to_owned(),
+                    work: (*work).to_owned(),
                     unit: THOUSANDS.to_owned(),
                     who: who.to_owned(),
                     value: match &said {
@@ -317,6 +328,10 @@ impl Bench<'_> {
             ..self.place.setup(cmdline, self.plan.memory_mib)
         })?;
         sink::offer(&vm.broker)?;
+        if self.plan.profile {
+            let pid = vm.pid();
+            profile::follow(&mut vm.console, OURS, pid, DEVICES_DONE)?;
+        }
         let said = vm.console.wait_for(DONE, DEVICES_DONE)?;
         vm.kill()?;
         Ok(said)
@@ -333,6 +348,10 @@ impl Bench<'_> {
         };
         let mut other = Other::start(peer, &filling)?;
         drop(network);
+        if self.plan.profile {
+            let pid = other.pid();
+            profile::follow(&mut other.console, &peer.name, pid, DEVICES_DONE)?;
+        }
         other.console.wait_for(DONE, DEVICES_DONE)
     }
 

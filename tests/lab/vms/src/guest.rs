@@ -6,6 +6,16 @@ pub const UP: &str = "lab-vms-guest: up";
 /// Every line of the guest that beats, with a number behind it. It never sleeps between them.
 pub const BEAT: &str = "lab-vms-guest: beat";
 
+/// A work begins: its name, and how many operations it will be.
+pub const BEGINS: &str = "lab-vms-guest: begins";
+
+/// Word of the kernel's command line: the guest is silent for a moment before and after each work, so that the lab can
+/// count what is done in between.
+pub const PAUSE: &str = "lab.pause";
+
+/// Word of the kernel's command line that names the works, all when it is missing: names with commas between.
+pub const ONLY: &str = "lab.only=";
+
 /// Name of a work and its figure: nanoseconds of the guest's clock per operation.
 pub const TOOK: &str = "lab-vms-guest: took";
 
@@ -27,5 +37,8 @@ pub const PORT: u32 = 512;
 /// Length of one send over vsock.
 pub const SEND: usize = 64 << 10;
 
+/// Sends of one stream.
+pub const SENDS: u32 = 256;
+
 /// Bytes of all sends together.
-pub const STREAM: usize = 256 * SEND;
+pub const STREAM: usize = SENDS as usize * SEND;

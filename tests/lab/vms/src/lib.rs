@@ -16,6 +16,7 @@ pub mod other;
 pub mod ours;
 pub mod place;
 pub mod plan;
+mod profile;
 pub mod sink;
 pub mod snapshot;
 pub mod soak;

@@ -21,6 +21,9 @@ pub struct Plan {
     pub peers: Vec<Peer>,
     /// Names of the works that are wanted; none is all.
     pub only: Vec<String>,
+    /// Whether to say of each work of a device which threads did it.
+    #[serde(default)]
+    pub profile: bool,
 }
 
 /// Another monitor: a program that boots a guest whose serial port is its standard output.

@@ -46,6 +46,10 @@ pub(crate) struct Arguments {
     /// Only this work. May be repeated.
     #[arg(long, value_name = "WORK")]
     only: Vec<String>,
+    /// Say of each work of a device which threads did it, and what KVM counted meanwhile. Its figures are not compared:
+    /// the guest pauses around each work.
+    #[arg(long)]
+    profile: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, runs: u32) -> Result<Vec<Measured>> {
@@ -66,6 +70,7 @@ pub(super) fn run(arguments: &Arguments, runs: u32) -> Result<Vec<Measured>> {
         default_cmdline: payload::default_cmdline()?,
         peers,
         only: arguments.only.clone(),
+        profile: arguments.profile,
     };
     payload::lay_out(folder.path(), &cloud_kernel()?, &plan)?;
     payload::lay_out_standard_kernel(folder.path(), &image)?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
-const RINGS: u32 = 1000;
+pub(super) const RINGS: u32 = 1000;
 /// The device's numbers in sysfs.
 const VENDOR: &str = "0x1af4";
 const RNG: &str = "0x1044";

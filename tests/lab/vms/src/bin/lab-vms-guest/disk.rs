@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-const READS: u32 = 1000;
+pub(super) const READS: u32 = 1000;
 const BLOCK: usize = 4096;
 /// Blocks of the disk.
 const BLOCKS: u32 = (64 << 20) / 4096;

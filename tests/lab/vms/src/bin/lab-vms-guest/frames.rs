@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-const FRAMES: u32 = 1000;
+pub(super) const FRAMES: u32 = 1000;
 const FRAME: usize = 1500;
 /// A type that no protocol uses ("local experimental").
 const KIND: [u8; 2] = [0x88, 0xb5];

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use casemate_lab_vms::guest::{BEAT, CPUS, FAILED, TOOK, WORK};
+use casemate_lab_vms::guest::{BEAT, BEGINS, CPUS, FAILED, ONLY, PAUSE, SENDS, TOOK, WORK};
 
 use super::{bell, disk, frames, modules, stream};
 
-/// A name, and what measures one operation.
-type Work = (&'static str, fn() -> Result<Duration>);
+/// A name, the number of operations, and what measures one.
+type Work = (&'static str, u32, fn() -> Result<Duration>);
+
+/// How long the guest is silent around a work, when it is to be: far longer than the lab takes to look.
+const SILENCE: Duration = Duration::from_millis(300);
 
 /// Does what the kernel's command line asks for.
 pub(super) fn run() -> Result<()> {
@@ -19,7 +22,7 @@ pub(super) fn run() -> Result<()> {
         .find_map(|word| word.strip_prefix(WORK));
     match name {
         Some("beat") => beat(),
-        Some("devices") => devices(),
+        Some("devices") => devices(&line),
         Some("count") => count(),
         _ => Ok(()),
     }
@@ -51,21 +54,36 @@ fn count() -> Result<()> {
 }
 
 /// Uses each device for a while.
-fn devices() -> Result<()> {
+fn devices(line: &str) -> Result<()> {
+    let only = line
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix(ONLY));
+    let pauses = line.split_whitespace().any(|word| word == PAUSE);
+    let silence = || {
+        if pauses {
+            std::thread::sleep(SILENCE);
+        }
+    };
     modules::mount("sysfs", "/sys")?;
     modules::mount("devtmpfs", "/dev")?;
     modules::load()?;
     let works: [Work; 4] = [
-        ("doorbell", bell::ring),
-        ("blk-read-4k", disk::read),
-        ("vsock-send-64k", stream::send),
-        ("net-send-1500", frames::send),
+        ("doorbell", bell::RINGS, bell::ring),
+        ("blk-read-4k", disk::READS, disk::read),
+        ("vsock-send-64k", SENDS, stream::send),
+        ("net-send-1500", frames::FRAMES, frames::send),
     ];
-    for (name, once) in works {
-        match once() {
+    for (name, count, measure) in works {
+        if only.is_some_and(|only| only.split(',').all(|wanted| wanted != name)) {
+            continue;
+        }
+        println!("{BEGINS} {name} {count}");
+        silence();
+        match measure() {
             Ok(each) => println!("{TOOK} {name} {}", each.as_nanos()),
             Err(error) => println!("{FAILED} {name}: {error:#}"),
         }
+        silence();
     }
     Ok(())
 }
