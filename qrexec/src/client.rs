@@ -1,7 +1,6 @@
 //! `casemate-qrexec call-vchan`: the admin side's client end of one call, over sockets in a directory.
 
 mod exchange;
-mod send;
 
 use std::{
     fs,

@@ -98,10 +98,13 @@ impl Host {
     /// Runs a call to its end: its output, its errors, its exit code.
     fn run(&mut self, what: &str, input: &'static [u8]) -> (Vec<u8>, Vec<u8>, i32) {
         let (port, mut reader, writer) = self.execute(what);
-        let feeder = thread::spawn(move || writer.pump(&mut &input[..], FrameType::DataStdin));
+        let feeder = thread::spawn(move || {
+            let _ = writer.send(FrameType::DataStdin, input);
+            writer.end(FrameType::DataStdin);
+        });
         let result = collect(&mut reader);
         // The service may have ended without reading everything.
-        let _ = feeder.join().unwrap();
+        feeder.join().unwrap();
         assert_eq!(
             self.receive(),
             ToBroker::Terminated(ExecParams { domain: 7, port })

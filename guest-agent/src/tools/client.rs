@@ -17,7 +17,7 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 
-use casemate_qrexec_stream::{DataReader, DataWriter, Piece, open};
+use casemate_qrexec_stream::{DataReader, DataWriter, Feed, Piece, open};
 use casemate_qrexec_wire::{
     ExecParams, FrameType, Ident, Message, Target, ToBroker, Trigger, Version,
 };
@@ -207,7 +207,7 @@ fn with_streams(
                 std::os::fd::OwnedFd::from(stdin),
                 std::os::fd::OwnedFd::from(stdout),
             );
-            (stdout.into(), stdin.into(), Some(child))
+            (std::fs::File::from(stdout), stdin.into(), Some(child))
         }
     };
     let output = Output {
@@ -219,11 +219,17 @@ fn with_streams(
         filtered: filter_errors,
     };
     let prefix = options.prefix_data.clone().unwrap_or_default();
+    reader
+        .do_not_block()
+        .context("the call's stream cannot be used")?;
     let sender = writer.clone();
     // A lost stream is noticed by the reader, which knows what to return.
     thread::spawn(move || {
-        let mut input = io::Cursor::new(prefix.into_encoded_bytes()).chain(input);
-        sender.pump(&mut input, FrameType::DataStdin)
+        let kind = FrameType::DataStdin;
+        sender.send(kind, &prefix.into_encoded_bytes())?;
+        let mut feed = Feed::new(input, kind, sender);
+        while feed.step()? {}
+        io::Result::Ok(())
     });
     let code = receive(&mut reader, &writer, output, errors);
     Ok(finish(child, code))

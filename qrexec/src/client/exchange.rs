@@ -9,19 +9,21 @@ use std::{
     io::{self, Read, Write},
     mem,
     net::Shutdown,
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
     thread,
 };
 
-use casemate_qrexec_stream::{DataReader, Passed, Piece, answered, greet, invalid, widen};
+use casemate_qrexec_stream::{DataReader, Feed, Passed, Piece, answered, greet, invalid, widen};
 use casemate_qrexec_wire::FrameType;
-use rustix::event::PollFlags;
-
-use super::{
-    LOST, complain, readable,
-    send::{Sender, send},
-    wait,
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    stdio::stdin,
 };
+
+use super::{LOST, complain, readable, wait};
 
 /// The broker's connection, which it closes when the agent has reported the end or somebody killed the call: then the
 /// data stream brings nothing but what it holds already.
@@ -83,10 +85,10 @@ fn talk(stream: UnixStream, broker: UnixStream, with_stdin: bool) -> io::Result<
     };
     greet(&stream)?;
     broker.wait()?;
-    let (mut reader, _) = answered(stream)?;
+    let (mut reader, writer) = answered(stream)?;
     reader.stream().set_nonblocking(true)?;
     if with_stdin {
-        send(Sender::new(reader.stream().try_clone()?, reader.version()));
+        send(Feed::new(stdin(), FrameType::DataStdin, writer));
     }
     let (mut out, mut err) = (Some(stdout()?), Some(stderr()?));
     reader.may_pass(out.as_ref().is_some_and(widen));
@@ -168,4 +170,14 @@ fn stdout() -> io::Result<fs::File> {
 
 fn stderr() -> io::Result<fs::File> {
     Ok(rustix::io::dup(rustix::stdio::stderr())?.into())
+}
+
+/// Sends our stdin. Most calls have none, and its end needs no thread; a first frame fits into the stream. A service that
+/// takes no input is no reason not to hear what it says.
+fn send(mut input: Feed<BorrowedFd<'static>>) {
+    let mut fds = [PollFd::from_borrowed_fd(stdin(), PollFlags::IN)];
+    let at_once = poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
+    if !at_once || input.step().unwrap_or(false) {
+        thread::spawn(move || while input.step().unwrap_or(false) {});
+    }
 }

@@ -10,15 +10,31 @@ mod pass;
 mod reader;
 mod writer;
 
-use std::io;
+use std::{io, os::fd::AsFd};
 
 use casemate_qrexec_wire::Malformed;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 
 pub use pass::{Passed, Passing, Transit, widen};
 pub use reader::{DataReader, Piece, answered, greet, open};
-pub use writer::{DataWriter, FrameBuffer};
+pub use writer::{DataWriter, Feed, FrameBuffer};
 
 /// The error of a stream on which something came that is not of this protocol.
 pub fn invalid(error: Malformed) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Waits until a descriptor is ready, or has failed.
+fn wait(fd: impl AsFd, flags: PollFlags) -> io::Result<()> {
+    let mut fds = [PollFd::new(&fd, flags)];
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }

@@ -9,7 +9,9 @@ use std::{
 
 use casemate_qrexec_wire::{DataDecoder, DataFrame, FrameType, Header, Malformed, Version};
 
-use crate::{DataWriter, invalid, pass::LEAST};
+use rustix::event::PollFlags;
+
+use crate::{DataWriter, invalid, pass::LEAST, wait};
 
 /// Bytes read at once: more than a frame, so that header and body come with one call.
 const READ: usize = 128 * 1024;
@@ -34,6 +36,8 @@ pub struct DataReader {
     may_pass: bool,
     /// The last frame was a large one: headers are read alone, so that bodies stay in the stream.
     pub(crate) passing: bool,
+    /// The stream does not block, and [`DataReader::each`] is to wait.
+    waits: bool,
 }
 
 /// What comes next in a data stream. A body may come in several pieces; none of them is empty.
@@ -96,6 +100,7 @@ pub fn answered(mut stream: UnixStream) -> io::Result<(DataReader, DataWriter)> 
         body: (FrameType::DataStdin, 0),
         may_pass: false,
         passing: false,
+        waits: false,
     };
     Ok((reader, writer))
 }
@@ -195,7 +200,17 @@ impl DataReader {
         self.body = (kind, left - count);
     }
 
-    /// Gives each piece to `on` until it breaks or the stream ends (`None`). Blocks.
+    /// Makes the stream one that does not block, as is needed to pass on to it; [`DataReader::each`] waits all the same.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub fn do_not_block(&mut self) -> io::Result<()> {
+        self.stream.set_nonblocking(true)?;
+        self.waits = true;
+        Ok(())
+    }
+
+    /// Gives each piece to `on` until it breaks or the stream ends (`None`). Waits.
     ///
     /// # Errors
     /// Those of `on`, of the stream, and a frame that is not of this protocol.
@@ -214,8 +229,13 @@ impl DataReader {
                 }
                 self.take(count);
             }
-            if !self.fill()? {
-                return Ok(None);
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(error) if self.waits && error.kind() == io::ErrorKind::WouldBlock => {
+                    wait(&self.stream, PollFlags::IN)?;
+                }
+                Err(error) => return Err(error),
             }
         }
     }

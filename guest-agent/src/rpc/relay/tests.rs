@@ -1,5 +1,3 @@
-//! Calls whose every word is there before they are served.
-
 //! The relay between a process and a stream of a test.
 
 use std::{
