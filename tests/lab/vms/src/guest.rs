@@ -42,3 +42,15 @@ pub const SENDS: u32 = 256;
 
 /// Bytes of all sends together.
 pub const STREAM: usize = SENDS as usize * SEND;
+
+/// Length of one frame.
+pub const FRAME: usize = 1500;
+
+/// Frames that are sent and waited for.
+pub const FRAMES: u32 = 10_000;
+
+/// Type of a frame: one that no protocol uses ("local experimental").
+pub const KIND: [u8; 2] = [0x88, 0xb5];
+
+/// Type of the frame that is sent last, and of its answer.
+pub const LAST: [u8; 2] = [0x88, 0xb6];

@@ -1,6 +1,6 @@
 //! The other ends of a guest's devices: they take everything and say nothing but that they have it.
 
-use std::io::{Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -10,19 +10,50 @@ use casemate_link::PacketSocket;
 use casemate_vmm_control::LinkMessage;
 use vsock::{VMADDR_CID_ANY, VsockListener};
 
-use crate::guest::{PORT, STREAM};
+use crate::guest::{FRAME, LAST, PORT, STREAM};
 
-/// The monitor's end of a network whose other end reads.
+/// Longest frame that is read whole: one whose work a device leaves to the other end.
+const LARGEST: usize = 70_000;
+
+/// The other end's address: a local one.
+const ROUTER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+
+/// The monitor's end of a network whose other end reads frames, and answers the [`LAST`].
 ///
 /// # Errors
 /// The kernel's.
 pub fn network() -> Result<OwnedFd> {
-    let (theirs, mut ours) = UnixStream::pair()?;
-    thread::spawn(move || {
-        let mut piece = vec![0; 64 << 10];
-        while matches!(ours.read(&mut piece), Ok(1..)) {}
-    });
+    let (theirs, ours) = UnixStream::pair()?;
+    // It ends when the monitor does.
+    thread::spawn(move || frames(&ours));
     Ok(theirs.into())
+}
+
+/// Reads frames behind their lengths, four bytes in network order.
+fn frames(stream: &UnixStream) -> io::Result<()> {
+    let mut reader = BufReader::with_capacity(64 << 10, stream);
+    let mut frame = Vec::new();
+    loop {
+        let mut len = [0; 4];
+        reader.read_exact(&mut len)?;
+        let len = usize::try_from(u32::from_be_bytes(len)).map_err(io::Error::other)?;
+        frame.resize(len.min(LARGEST), 0);
+        reader.read_exact(&mut frame)?;
+        if let Some((_, from)) = frame.split_first_chunk::<6>()
+            && let Some((sender, rest)) = from.split_first_chunk::<6>()
+            && rest.starts_with(&LAST)
+        {
+            let mut answer = u32::try_from(FRAME)
+                .map_err(io::Error::other)?
+                .to_be_bytes()
+                .to_vec();
+            answer.extend(sender);
+            answer.extend(ROUTER);
+            answer.extend(LAST);
+            answer.resize(4 + FRAME, 0);
+            (&*stream).write_all(&answer)?;
+        }
+    }
 }
 
 /// Offers our VM a stream at [`PORT`], as a broker would.

@@ -1,16 +1,14 @@
-//! Sends raw Ethernet frames.
+//! Sends raw Ethernet frames, until the other end has the last one.
 #![expect(unsafe_code, reason = "packet sockets have no safe wrapper here")]
 
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use casemate_lab_vms::guest::{FRAME, FRAMES, KIND, LAST};
 
-pub(super) const FRAMES: u32 = 1000;
-const FRAME: usize = 1500;
-/// A type that no protocol uses ("local experimental").
-const KIND: [u8; 2] = [0x88, 0xb5];
 const DEVICE: &str = "eth0";
 
 pub(super) fn send() -> Result<Duration> {
@@ -18,24 +16,32 @@ pub(super) fn send() -> Result<Duration> {
     let number = std::fs::read_to_string(format!("{folder}/ifindex")).context(DEVICE)?;
     let number: i32 = number.trim().parse()?;
     let address = std::fs::read_to_string(format!("{folder}/address"))?;
-    let mut frame = vec![0xff; 6];
+    let mut head = vec![0xff; 6];
     for byte in address.trim().split(':') {
-        frame.push(u8::from_str_radix(byte, 16)?);
+        head.push(u8::from_str_radix(byte, 16)?);
     }
-    frame.extend(KIND);
-    frame.resize(FRAME, 0x5a);
-    let socket = packet_socket()?;
+    let [frame, last] = [KIND, LAST].map(|kind| {
+        let mut frame = head.clone();
+        frame.extend(kind);
+        frame.resize(FRAME, 0x5a);
+        frame
+    });
+    let socket = packet_socket(0)?;
+    let mut answer = packet_socket(u16::from_be_bytes(LAST))?;
     bring_up(&socket)?;
     let began = Instant::now();
-    for _ in 0..FRAMES {
+    for _ in 1..FRAMES {
         send_one(&socket, number, &frame)?;
     }
+    send_one(&socket, number, &last)?;
+    let _ = answer.read(&mut [0; FRAME])?;
     Ok(began.elapsed() / FRAMES)
 }
 
-fn packet_socket() -> Result<File> {
+/// A socket that hears frames of this type, or none.
+fn packet_socket(kind: u16) -> Result<File> {
     // SAFETY: no memory of ours is given away.
-    let number = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
+    let number = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(kind.to_be())) };
     if number < 0 {
         return Err(std::io::Error::last_os_error()).context("a packet socket");
     }

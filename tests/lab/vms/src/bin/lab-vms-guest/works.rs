@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use casemate_lab_vms::guest::{BEAT, BEGINS, CPUS, FAILED, ONLY, PAUSE, SENDS, TOOK, WORK};
+use casemate_lab_vms::guest::{BEAT, BEGINS, CPUS, FAILED, FRAMES, ONLY, PAUSE, SENDS, TOOK, WORK};
 
 use super::{bell, disk, frames, modules, stream};
 
@@ -71,7 +71,7 @@ fn devices(line: &str) -> Result<()> {
         ("doorbell", bell::RINGS, bell::ring),
         ("blk-read-4k", disk::READS, disk::read),
         ("vsock-send-64k", SENDS, stream::send),
-        ("net-send-1500", frames::FRAMES, frames::send),
+        ("net-send-1500", FRAMES, frames::send),
     ];
     for (name, count, measure) in works {
         if only.is_some_and(|only| only.split(',').all(|wanted| wanted != name)) {
