@@ -2,7 +2,7 @@
 //! registers, requests out of bounds. After each case the same device must do a well-formed request, after each boot the
 //! VM must power off in order. The guest prints a verdict per case; tables and assembler are in `hostile/`.
 //!
-//! Cases by row of the test plan (B1 ports and holes, B2 queues and transport, B3 devices) are in the names. What is
+//! Cases by row of the test plan (B1 ports, holes and model-specific registers, B2 queues and transport, B3 devices) are in the names. What is
 //! tested here without KVM is in `devices`; this shows that the whole process stands.
 
 #[path = "hostile/asm.rs"]
@@ -20,6 +20,8 @@ mod heard;
 mod payload;
 #[path = "hostile/proof.rs"]
 mod proof;
+#[path = "hostile/registers.rs"]
+mod registers;
 #[path = "hostile/transport.rs"]
 mod transport;
 #[expect(dead_code, reason = "other tests use more of it")]
@@ -317,4 +319,9 @@ fn there_are_enough_cases() {
         + devices::rows().len();
     println!("{all} cases");
     assert!(all >= 600, "{all}");
+}
+
+#[test]
+fn registers_that_are_not_for_guests_fault() {
+    boot(registers::CASES, registers::cases);
 }

@@ -5,6 +5,7 @@ mod host;
 mod interrupts;
 pub(crate) mod layout;
 pub(crate) mod memory;
+mod msrs;
 mod registers;
 mod slots;
 pub(crate) mod state;
@@ -109,6 +110,7 @@ impl Machine {
             (Cap::UserMemory, "user memory"),
             (Cap::SetTssAddr, "a movable TSS"),
             (Cap::ImmediateExit, "immediate exit"),
+            (Cap::X86MsrFilter, "a filter of registers"),
         ] {
             if !kvm.check_extension(capability) {
                 return Err(MachineError::Capability(name));
@@ -123,6 +125,7 @@ impl Machine {
         let memory = memory::allocate(ram, pci_window_64.start, saved)?;
 
         let vm = to("make a VM", kvm.create_vm())?;
+        msrs::filter(&vm)?;
         to("place its TSS", vm.set_tss_address(layout::KVM_TSS))?;
         to(
             "place its identity map",
