@@ -62,10 +62,13 @@ impl Guest {
         launch.kernel_format = self.format;
         launch.cpu = self.cpu;
         let more = std::env::var("CASEMATE_STOCK_CMDLINE").unwrap_or_default();
-        launch.cmdline = format!("quiet panic=-1 cryptomgr.notests {more}");
+        // Warnings, too.
+        launch.cmdline = format!("loglevel=5 panic=-1 cryptomgr.notests {more}");
         change(&mut launch);
         let vm = Vm::start_as(&parts, &launch);
-        said(&parts, "stock: up");
+        let boot = said(&parts, "stock: up");
+        let wrong = boot.lines().find(|line| line.contains("unchecked MSR"));
+        assert_eq!(wrong, None, "a kernel needs a register that is denied");
         (parts, vm)
     }
 }
