@@ -18,6 +18,9 @@ use landlock::{
 /// The version that the rights are taken from; an older kernel restricts what it can.
 const RIGHTS: ABI = ABI::V5;
 
+/// Where random numbers come from in a program that is linked alone: its libraries do not look for the kernel's call then.
+const RANDOM: [&str; 2] = ["/dev/random", "/dev/urandom"];
+
 /// Restricts this thread and all that it starts. Directories that are missing are made where that is possible.
 ///
 /// # Errors
@@ -42,6 +45,12 @@ pub(crate) fn enter(runtime: &Path, policy: &[PathBuf], state: &Path) -> Result<
     }
     for directory in policy.iter().filter(|directory| directory.is_dir()) {
         rules = rules.add_rule(beneath(directory, AccessFs::from_read(RIGHTS))?)?;
+    }
+    for file in RANDOM {
+        // A kernel that has none of them answers by its call.
+        if let Ok(file) = PathFd::new(file) {
+            rules = rules.add_rule(PathBeneath::new(file, AccessFs::ReadFile))?;
+        }
     }
     let status = rules.restrict_self()?;
     if status.ruleset != RulesetStatus::FullyEnforced {

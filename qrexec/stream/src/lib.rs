@@ -3,7 +3,7 @@
 //! Nothing is copied to find a frame: a [`DataReader`] hands on bodies from where they were read, a [`FrameBuffer`] has
 //! room for the header before the place where a body is read. Where much comes and both ends are the kernel's, bodies do not
 //! pass through this process at all: [`DataReader::pass`] and [`Passing`] move them from a stream to a pipe and from a pipe
-//! to a stream.
+//! to a stream. Kernels before 6.5 do the latter page by page.
 #![deny(missing_docs)]
 
 mod pass;
