@@ -38,6 +38,17 @@ async fn logged(home: &Home, file: &str, text: &str, times: usize) {
     }
 }
 
+/// A house in which `work` runs and has recorded something.
+async fn with_a_vm_that_records() -> Home {
+    let home = Home::new().await;
+    let client = home.client().await;
+    create_with_sound(&home, "work").await;
+    client.start("work").await.unwrap();
+    client.grant_recording("work").await.unwrap();
+    logged(&home, "work.vmm.log", "microphone 8 bytes", 1).await;
+    home
+}
+
 fn mixers(home: &Home) -> Vec<u32> {
     let log = log(home, "casemate-sound.log");
     let pids = log.lines().filter_map(|line| line.strip_prefix("pid "));
@@ -132,12 +143,8 @@ async fn a_grant_to_record_lasts_until_it_is_taken_back_whatever_the_mixer_does(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mixer_that_dies_is_started_again_without_its_grants() {
-    let home = Home::new().await;
+    let home = with_a_vm_that_records().await;
     let client = home.client().await;
-    create_with_sound(&home, "work").await;
-    client.start("work").await.unwrap();
-    client.grant_recording("work").await.unwrap();
-    logged(&home, "work.vmm.log", "microphone 8 bytes", 1).await;
     kill(*mixers(&home).last().unwrap());
     logged(&home, "work.vmm.log", "microphone closed", 1).await;
     logged(&home, "work.vmm.log", "speaker heard", 2).await;
@@ -151,12 +158,7 @@ async fn a_mixer_that_dies_is_started_again_without_its_grants() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mixer_and_grants_end_with_the_supervisor_and_the_next_one_has_its_own() {
-    let home = Home::new().await;
-    let client = home.client().await;
-    create_with_sound(&home, "work").await;
-    client.start("work").await.unwrap();
-    client.grant_recording("work").await.unwrap();
-    logged(&home, "work.vmm.log", "microphone 8 bytes", 1).await;
+    let home = with_a_vm_that_records().await;
     let mixer = *mixers(&home).last().unwrap();
     home.kill_supervisor();
     logged(&home, "work.vmm.log", "microphone closed", 1).await;
