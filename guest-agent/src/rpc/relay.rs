@@ -159,7 +159,7 @@ impl Relay {
 
     /// Caller to input, as far as it goes.
     fn inbound(&mut self) -> io::Result<()> {
-        for turn in 0.. {
+        for turn in 0..=TURN {
             if !self.flush_preamble() || !self.flush_transit() {
                 return Ok(());
             }

@@ -182,7 +182,9 @@ impl<S: AsFd> Feed<S> {
             match body.go_on(self.source.as_fd(), &*stream)? {
                 Passed::Some(_) => {}
                 Passed::Full => wait(&*stream, PollFlags::OUT)?,
-                Passed::Empty | Passed::Unread | Passed::Unable => {
+                // Not shut: what the other end said before it went is still to be read, and a vsock would drop it.
+                Passed::Unread => return Err(io::ErrorKind::BrokenPipe.into()),
+                Passed::Empty | Passed::Unable => {
                     // The frame cannot be ended any more; the other end must not wait for it.
                     stream.shutdown(Shutdown::Both)?;
                     return Err(io::ErrorKind::BrokenPipe.into());
