@@ -24,6 +24,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::backlog::Backlog;
 use super::credit::{ReceiveCredit, SendCredit};
+use super::links::hung_up;
 use super::packet::{MAX_PAYLOAD, Operation, Ports, Shut, ToGuest, Window};
 use crate::event_loop::{Interest, Ready, Registrar};
 use crate::scatter::{View, io as guest_io};
@@ -177,7 +178,8 @@ impl Connection {
             self.noisy |= self.readable;
             self.readable = true;
         }
-        if ready.hung_up {
+        // The loop may speak of the socket of a connection that had this place before, which has ended since.
+        if ready.hung_up && hung_up(&self.socket) {
             self.hung_up = true;
             self.readable = true;
             self.deafen();

@@ -212,12 +212,16 @@ fn is_stream(stream: &OwnedFd) -> bool {
 
 /// Whether the other end still exists, or has left something to read.
 fn alive(stream: &OwnedFd) -> bool {
+    !hung_up(stream) || ioctl_fionread(stream).is_ok_and(|waiting| waiting > 0)
+}
+
+/// Whether both directions of a stream are over, now.
+pub(super) fn hung_up(stream: &OwnedFd) -> bool {
     let mut poll_fd = [PollFd::new(stream, PollFlags::IN)];
-    let gone = match poll(&mut poll_fd, Some(&Timespec::default())) {
+    match poll(&mut poll_fd, Some(&Timespec::default())) {
         Ok(_) => poll_fd
             .iter()
             .any(|fd| fd.revents().intersects(PollFlags::HUP | PollFlags::ERR)),
         Err(_) => true,
-    };
-    !gone || ioctl_fionread(stream).is_ok_and(|waiting| waiting > 0)
+    }
 }

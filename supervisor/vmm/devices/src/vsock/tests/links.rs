@@ -266,10 +266,15 @@ fn events_that_mean_nothing_are_ignored() {
             guest.ready(token, ready);
         }
     }
-    guest.ready(16, Ready::READABLE);
-    guest.ready(16, Ready::WRITABLE);
+    // Also of the place of a connection: events of the one that had it before.
+    for ready in [Ready::READABLE, Ready::WRITABLE, hung_up] {
+        guest.ready(16, ready);
+    }
     guest.send(&Packet::new(port, 601, DATA).data(b"x"));
     assert_eq!(read_all(&live), (b"x".to_vec(), false));
+    assert_eq!(write_some(&live, b"y"), 1);
+    guest.run();
+    assert_eq!(guest.operations(), [DATA]);
 }
 
 #[test]
