@@ -7,6 +7,10 @@ use std::{
 };
 
 use casemate_qrexec_wire::{DataDecoder, DataFrame, Version};
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, recv},
+};
 
 use crate::failure::{Failure, Kind};
 
@@ -57,24 +61,66 @@ impl Drop for Input {
     }
 }
 
+/// How often a call that nobody took is made anew.
+const TRIES: u32 = 3;
+
+/// A call to which the VM has answered.
+#[derive(Debug)]
+pub(crate) struct Call(UnixStream);
+
+/// Makes a call, and makes it anew when it was surely not taken, as when the VM's agent has just lost its connection.
+///
+/// # Errors
+/// Those of `set_up`; and when the call was lost, or was not taken again and again.
+pub(crate) async fn make(
+    set_up: impl AsyncFn() -> Result<OwnedFd, Failure>,
+) -> Result<Call, Failure> {
+    let mut error = io::Error::from(io::ErrorKind::ConnectionReset);
+    for _ in 0..TRIES {
+        error = match Call::begin(set_up().await?) {
+            Ok(call) => return Ok(call),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => error,
+            Err(error) => return Err(not_begun(&error)),
+        };
+    }
+    Err(not_begun(&error))
+}
+
+impl Call {
+    /// Says hello and waits until the VM has.
+    ///
+    /// # Errors
+    /// `ConnectionReset` says that not even our hello was read, before which nothing is started; after any other error
+    /// the program may have run.
+    pub(crate) fn begin(stream: OwnedFd) -> io::Result<Self> {
+        let mut stream = UnixStream::from(stream);
+        stream.set_nonblocking(false)?;
+        let mut hello = Vec::new();
+        DataFrame::Hello(Version::OURS.number())
+            .encode(Version::OLDEST, &mut hello)
+            .map_err(io::Error::other)?;
+        // A program may have ended already, its output waiting for us; reading tells.
+        let _ = stream.write_all(&hello);
+        loop {
+            match recv(&stream, &mut [0_u8; 1], RecvFlags::PEEK) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => return Ok(Self(stream)),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
 /// Runs a call to its end and returns the program's exit code.
 ///
 /// `feed` runs in a thread of its own and is abandoned when the program ends first. An error of `take` ends the call.
 pub(crate) fn run(
-    stream: OwnedFd,
+    call: Call,
     feed: impl FnOnce(Input) + Send + 'static,
     mut take: impl FnMut(Output, &[u8]) -> io::Result<()>,
 ) -> Result<i32, Failure> {
-    let mut stream = UnixStream::from(stream);
-    stream
-        .set_nonblocking(false)
-        .map_err(|error| lost(&error))?;
-    let mut hello = Vec::new();
-    DataFrame::Hello(Version::OURS.number())
-        .encode(Version::OLDEST, &mut hello)
-        .map_err(|error| Failure::failed(error.to_string()))?;
-    // A program may have ended already, its output waiting for us; reading tells.
-    let _ = stream.write_all(&hello);
+    let Call(mut stream) = call;
     let mut feed = Some(feed);
     let mut decoder = DataDecoder::default();
     let mut buffer = vec![0; 256 * 1024];

@@ -258,6 +258,17 @@ fn failures_around_a_program_are_told_from_its_own() {
 }
 
 #[test]
+fn a_call_that_nobody_took_is_made_anew_but_not_one_that_may_have_run() {
+    for (command, code, calls) in [("late", 7, 2), ("never", 125, 3), ("deaf", 125, 1)] {
+        let home = Home::new();
+        let output = home.run(&["run", "work", "--", command]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{command}: {said}");
+        assert_eq!(home.asked().len(), calls, "{command}: {said}");
+    }
+}
+
+#[test]
 fn a_reader_that_has_enough_ends_the_program_silently() {
     let home = Home::new();
     let mut child = home

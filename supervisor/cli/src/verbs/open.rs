@@ -55,18 +55,20 @@ impl Args {
         let supervisor = session::supervisor()
             .await
             .map_err(Failure::before_program)?;
-        let stream = {
+        let call = call::make(async || {
             let _progress = quiet_progress(&format!("opening {sent_name}"));
-            match name {
-                Some(name) => supervisor.call_service(&name, "", SERVICE).await,
+            let stream = match &name {
+                Some(name) => supervisor.call_service(name, "", SERVICE).await,
                 None => {
-                    let template = self.disposable.flatten().unwrap_or_default();
-                    let called = supervisor.call_disposable(&template, SERVICE).await;
-                    called.map(|(_, stream)| stream)
+                    let template = self.disposable.as_ref().and_then(Option::as_deref);
+                    let called = supervisor.call_disposable(template.unwrap_or_default(), SERVICE);
+                    called.await.map(|(_, stream)| stream)
                 }
-            }
-            .map_err(|error| Failure::from(error).before_program())?
-        };
+            };
+            Ok(stream?.into())
+        })
+        .await
+        .map_err(Failure::before_program)?;
         let mut answer = Answer::default();
         let mut printer = Printer::new();
         let feed = move |mut input: call::Input| {
@@ -78,7 +80,7 @@ impl Args {
                 eprintln!("casemate: the file was not sent whole: {error}");
             }
         };
-        let code = call::run(stream.into(), feed, |output, bytes| match output {
+        let code = call::run(call, feed, |output, bytes| match output {
             Output::Stdout => {
                 answer.push(bytes);
                 Ok(())

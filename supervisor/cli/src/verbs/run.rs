@@ -42,11 +42,10 @@ impl Args {
             .await
             .map_err(Failure::before_program)?;
         // The connection lives until the program has ended: a disposable lives as long as its caller is there.
-        let stream = self
-            .stream(&supervisor)
+        let call = call::make(async || self.stream(&supervisor).await)
             .await
             .map_err(Failure::before_program)?;
-        let code = call::run(stream, feed_stdin, Printer::new().into_taker())?;
+        let code = call::run(call, feed_stdin, Printer::new().into_taker())?;
         Ok(program_code(code))
     }
 
