@@ -193,10 +193,46 @@ fn leave_traces(story: &Story, report: &mut Report, step: &str) {
     }
     let logs = "cd ~/.local/state/casemate/logs && for file in *; do echo \"== $file\"; tail -c 20000 \"$file\"; done";
     if let Ok(output) = house.lab.run("user", &["sh", "-c", logs]) {
+        // Where only what was printed is kept, the last words of each still tell something.
+        for line in last_lines(&output.text()) {
+            println!("      | {line}");
+        }
         let path = report.folder().join(format!("failed-{name}.log"));
         match std::fs::write(&path, output.stdout) {
             Ok(()) => println!("      logs: {}", path.display()),
             Err(error) => println!("      no logs: {error}"),
         }
+    }
+}
+
+/// The last lines of each log, as [`leave_traces`] has them.
+fn last_lines(logs: &str) -> Vec<&str> {
+    /// Lines of one log.
+    const LINES: usize = 15;
+    let mut all = Vec::new();
+    for log in logs.split("\n== ") {
+        let lines: Vec<&str> = log.lines().collect();
+        let (title, rest) = lines
+            .split_first()
+            .map_or(("", &[][..]), |(title, rest)| (*title, rest));
+        all.push(title);
+        all.extend(&rest[rest.len().saturating_sub(LINES)..]);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_each_log_the_end_is_shown() {
+        let long: String = (0..40).map(|line| format!("{line}\n")).collect();
+        let logs = format!("== one\n{long}== two\nlast\n");
+        let shown = last_lines(&logs);
+        assert_eq!(shown.first(), Some(&"== one"));
+        assert_eq!(shown.get(1), Some(&"25"));
+        assert_eq!(shown.get(15..), Some(&["39", "two", "last"][..]));
+        assert_eq!(last_lines(""), [""]);
     }
 }
