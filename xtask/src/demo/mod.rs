@@ -195,6 +195,8 @@ fn leave_traces(story: &Story, report: &mut Report, step: &str) {
     if let Ok(output) = house.lab.run("user", &["sh", "-c", logs]) {
         // Where only what was printed is kept, the last words of each still tell something.
         for line in last_lines(&output.text()) {
+            // A VM's console is among them.
+            let line: String = line.chars().filter(|c| !c.is_control()).collect();
             println!("      | {line}");
         }
         let path = report.folder().join(format!("failed-{name}.log"));
