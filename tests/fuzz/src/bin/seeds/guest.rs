@@ -3,7 +3,7 @@
 use casemate_fuzz::driver::{AVAILABLE, ENTRIES, EVENT_INDEX, FEATURES, OWN, QUEUE_STRIDE};
 use casemate_fuzz::machine::{self, Space};
 use casemate_fuzz::queue::Step;
-use casemate_fuzz::snapshot;
+use casemate_fuzz::{snapshot, working_set};
 
 use crate::Seed;
 
