@@ -130,7 +130,8 @@ pub(crate) fn assemble(
     let memory_bus = Arc::new(Bus::new());
     let port_bus = Arc::new(Bus::new());
     let windows = vec![layout::PCI_WINDOW_32, machine.pci_window_64.clone()];
-    let root = Arc::new(PciRoot::new(Arc::clone(&memory_bus), windows));
+    let root = PciRoot::new(Arc::clone(&memory_bus), windows);
+    let root = Arc::new(root.with_ports(Arc::clone(&port_bus), layout::PCI_PORT_WINDOW));
     let routes = Arc::new(KvmRoutes::new(Arc::clone(&machine.vm)));
     let services = HostServices {
         memory: Arc::clone(&machine.memory),

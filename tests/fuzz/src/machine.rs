@@ -30,6 +30,10 @@ use crate::input::Input;
 pub const WINDOWS: [Range<u64>; 2] = [0xc000_0000..0xd000_0000, WINDOW..0x80_0000_0000];
 /// Start of the second window.
 pub const WINDOW: u64 = 0x40_0000_0000;
+/// Where BARs of ports may be; at first they follow each other.
+pub const PORTS: Range<u64> = 0xc000..0x1_0000;
+/// Ports of a virtio function's BAR.
+const DOORBELLS: u64 = 64;
 /// Bytes of a virtio function's BAR; at first they follow each other.
 pub const BAR: u64 = 0x8000;
 
@@ -45,7 +49,7 @@ const TURNS: usize = 64;
 pub enum Space {
     /// Configuration space of the function, by memory.
     Ecam = 0,
-    /// The ports of configuration space.
+    /// The ports of configuration space; from function 128, the first place of the ports of that function less 128.
     Ports = 1,
     /// The first place of the function's BAR.
     Bar = 2,
@@ -84,6 +88,7 @@ pub fn memory_file(len: u64) -> OwnedFd {
 struct Machine {
     root: Arc<PciRoot>,
     bus: Arc<Bus>,
+    port_bus: Arc<Bus>,
     memory: Memory,
     ecam: Ecam,
     ports: ConfigPorts,
@@ -141,12 +146,14 @@ impl Machine {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
         let memory = Arc::new(memory);
         let bus = Arc::new(Bus::new());
-        let root = Arc::new(PciRoot::new(bus.clone(), WINDOWS.to_vec()));
+        let port_bus = Arc::new(Bus::new());
+        let root = PciRoot::new(bus.clone(), WINDOWS.to_vec());
+        let root = Arc::new(root.with_ports(port_bus.clone(), PORTS));
         let event_loop = EventLoop::new().expect("epoll");
         let services = HostServices {
             memory: memory.clone(),
             router: Arc::new(Router::default()),
-            notify: Arc::new(Notify::new(WINDOWS.to_vec())),
+            notify: Arc::new(Notify::new(vec![PORTS])),
         };
         let disk = RawDisk::open(memory_file(DISK), Access::ReadWrite).expect("a disk");
         let serial = DiskSerial::new("fuzz").expect("a serial");
@@ -172,6 +179,7 @@ impl Machine {
         Self {
             root: root.clone(),
             bus,
+            port_bus,
             memory,
             // Not on the bus, which the root holds: they would hold each other for ever.
             ecam: Ecam::new(root.clone()),
@@ -203,6 +211,14 @@ impl Machine {
                     self.ecam.write(offset, data);
                 } else {
                     self.ecam.read(offset, data);
+                }
+            }
+            Space::Ports if function >= 128 => {
+                let port = PORTS.start + function % 8 * DOORBELLS + place % DOORBELLS;
+                if write {
+                    self.port_bus.write(port, data);
+                } else {
+                    self.port_bus.read(port, data);
                 }
             }
             Space::Ports => {

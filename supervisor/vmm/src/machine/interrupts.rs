@@ -228,19 +228,19 @@ fn halves(value: u64) -> [u32; 2] {
     ]
 }
 
-/// Queue notifications by ioeventfd.
+/// Queue notifications by ioeventfd, on ports: an instruction that writes to one need not be decoded.
 pub(crate) struct KvmKicks(pub(crate) Arc<VmFd>);
 
 impl NotifyRegistrar for KvmKicks {
-    fn register(&self, address: u64, kick: &EventFd) -> io::Result<()> {
+    fn register(&self, port: u64, kick: &EventFd) -> io::Result<()> {
         self.0
-            .register_ioevent(kick, &IoEventAddress::Mmio(address), NoDatamatch)
+            .register_ioevent(kick, &IoEventAddress::Pio(port), NoDatamatch)
             .map_err(io_error)
     }
 
-    fn unregister(&self, address: u64, kick: &EventFd) {
-        let address = IoEventAddress::Mmio(address);
-        if let Err(error) = self.0.unregister_ioevent(kick, &address, NoDatamatch) {
+    fn unregister(&self, port: u64, kick: &EventFd) {
+        let port = IoEventAddress::Pio(port);
+        if let Err(error) = self.0.unregister_ioevent(kick, &port, NoDatamatch) {
             tracing::warn!(%error, "notification was not registered");
         }
     }

@@ -79,6 +79,9 @@ pub(crate) const HOT_PLUG: u16 = 0x610;
 pub(crate) const PCI_PORTS: u16 = 0xcf8;
 /// Both are four bytes.
 pub(crate) const PCI_PORTS_LEN: u16 = 8;
+/// Ports for BARs of PCI functions. A kernel that places one itself, as it does with a function that is plugged in, leaves
+/// out the three quarters of each KiB that old ISA cards would answer to: there are still 64 places of 64 ports.
+pub(crate) const PCI_PORT_WINDOW: Range<u64> = 0xc000..0x1_0000;
 
 /// Interrupt of the generic event device: the power button.
 pub(crate) const POWER_BUTTON_GSI: u32 = 5;

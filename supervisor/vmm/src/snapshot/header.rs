@@ -21,7 +21,7 @@ use ring::hmac;
 const MAGIC: [u8; 8] = *b"CMSTATE\0";
 
 /// Version of this form, and of what the state means where the build does not say it.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Bytes before the state.
 pub(crate) const HEADER: usize = 88;
@@ -241,7 +241,7 @@ mod tests {
         };
         for (file, expected) in [
             (with(0, b'X'), Refused::NotAState),
-            (with(8, 2), Refused::Version(2)),
+            (with(8, 1), Refused::Version(1)),
             (with(16, 0), Refused::Build),
             (with(24, 0), Refused::Host),
             (

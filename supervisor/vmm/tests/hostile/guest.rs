@@ -118,6 +118,11 @@ impl Device {
         BARS + 0x1_0000 * self.number()
     }
 
+    /// Its doorbells.
+    pub(crate) fn ports(self) -> u16 {
+        0xd000 + 0x100 * u16::try_from(self.number()).expect("a small number")
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Net => "net",
@@ -182,7 +187,9 @@ impl Guest {
         guest.locate(WINDOW_IDENTITY, &[(0x18, WINDOW), (0x1c, 0)], SLOTS);
         for device in Device::ALL {
             let identity = (0x1040 + device.number()) << 16 | 0x1af4;
-            guest.locate(identity, &[(0x10, device.bar()), (0x14, 0)], slot(device));
+            let ports = device.ports().into();
+            let places = [(0x10, device.bar()), (0x14, 0), (0x18, ports)];
+            guest.locate(identity, &places, slot(device));
         }
         guest
     }
@@ -211,7 +218,7 @@ impl Guest {
         code.raw(&0x8001_0000_u32.to_le_bytes());
         code.jump_below(again);
         code.place(found);
-        for (register, value) in registers.iter().copied().chain([(4, 2)]) {
+        for (register, value) in registers.iter().copied().chain([(4, 3)]) {
             code.edx(0xcf8);
             code.raw(&[0x89, 0xf8, 0x0d]); // mov eax, edi; or eax, register
             code.raw(&u32::to_le_bytes(register));
@@ -381,8 +388,8 @@ impl Guest {
     }
 
     pub(crate) fn kick(&mut self, device: Device, queue: u16) {
-        let at = 0x3000 + 4 * u32::from(queue);
-        self.register(device, at, Width::Word, queue.into());
+        let port = device.ports() + 4 * queue;
+        self.code.out(Width::Word, port, queue.into());
     }
 
     /// Gives the device time, until it completes something on the queue or calls for a reset.

@@ -32,7 +32,7 @@ const ROWS: [Row; 26] = [
     ("B2-9 started twice", |guest, device| { guest.start(device, 0); guest.status(device, 15); guest.status(device, 15); work(guest, device); }),
     ("B2-9 kicked before the start and after a reset", |guest, device| { guest.negotiate(device, 0); guest.set_up(device, 0); work(guest, device); guest.status(device, 0); work(guest, device); }),
     ("B2-9 two hundred resets with work under way", |guest, device| { guest.code.ebx(200); let again = guest.code.label(); guest.code.place(again); guest.start(device, 0); work_now(guest, device); guest.code.raw(&[0x4b]); guest.code.jump_not_equal(again); }),
-    ("B2-9 storm of kicks", |guest, device| { guest.start(device, 0); let at = device.bar() + 0x3000; guest.code.repeat(20_000, |code| code.write(Width::Word, at, 0)); for queue in 0..64 { guest.kick(device, queue); } }),
+    ("B2-9 storm of kicks", |guest, device| { guest.start(device, 0); let at = device.ports(); guest.code.repeat(20_000, |code| code.out(Width::Word, at, 0)); for queue in 0..64 { guest.kick(device, queue); } }),
     ("B2-10 vectors beyond the table", |guest, device| { guest.negotiate(device, 0); guest.register(device, common::CONFIG_VECTOR, Width::Word, 0x7ff); guest.expect(Width::Word, device.bar() + common::CONFIG_VECTOR, 0xffff, 0xffff); guest.register(device, common::QUEUE_VECTOR, Width::Word, 0xfffe); guest.expect(Width::Word, device.bar() + common::QUEUE_VECTOR, 0xffff, 0xffff); }),
     ("B2-10 vector table and pending bits, every width", |guest, device| { for at in [0x4000, 0x4ff0, 0x4ffc, 0x5000, 0x5ffc, 0x6000, 0x7ffc] { for (width, step) in [(Width::Byte, 3), (Width::Word, 1), (Width::Word, 2), (Width::Long, 0), (Width::Long, 2)] { guest.register(device, at + step, width, u32::MAX); guest.code.read(width, device.bar() + at + step); } } for at in (0x4000..0x4100).step_by(4) { guest.register(device, at, Width::Long, 1); } }),
     ("B2-10 every register of the BAR written with ones", |guest, device| { guest.start(device, 0); for at in (0..0x40).chain(0x1000..0x1008).chain(0x2000..0x2080) { if at != common::STATUS { guest.register(device, at, Width::Byte, 0xff); guest.register(device, at, Width::Long, u32::MAX); } } }),
@@ -92,7 +92,7 @@ fn work(guest: &mut Guest, device: Device) {
 
 /// Cases that are of no single device, or move one; each ends with a device that works.
 #[rustfmt::skip]
-const MACHINE: [Row; 14] = [
+const MACHINE: [Row; 16] = [
     ("B1-1 ports of nobody, every width", |guest, _| { for port in (0x700..0xcf0_u16).step_by(7) { for width in [Width::Byte, Width::Word, Width::Long] { guest.code.out(width, port, u32::MAX); guest.code.input(width, port); let ones = match width { Width::Byte => 0xff, Width::Word => 0xffff, Width::Long => u32::MAX }; guest.check_eax(ones, ones); } } }),
     ("B1-2 the hole, every width and alignment", |guest, _| { for at in (0xd000_0000..0xeec0_0000_u32).step_by(0x0100_0000) { for (width, step) in [(Width::Byte, 3), (Width::Word, 1), (Width::Long, 0), (Width::Long, 2)] { guest.code.write(width, at + step, 0); guest.code.read(width, at + step); } guest.expect(Width::Long, at, u32::MAX, u32::MAX); } }),
     ("B1-2 before and after every page of the BAR", |guest, device| { for at in (0..0x9000).step_by(0x1000) { for step in [0_u32, 1, 2, 3] { for width in [Width::Byte, Width::Word, Width::Long] { guest.code.read(width, device.bar() + at - step); } } } }),
@@ -102,7 +102,9 @@ const MACHINE: [Row; 14] = [
     ("B2-10 BAR over another BAR", |guest, device| { let other = if device == Device::Rng { Device::Block } else { Device::Rng }; moved(guest, device, other.bar()); restore(guest, device); guest.prove(other); }),
     ("B2-10 BAR over the APICs", |guest, device| { moved(guest, device, 0xfec0_0000); moved(guest, device, 0xfee0_0000); restore(guest, device); }),
     ("B2-10 BAR over configuration space", |guest, device| { moved(guest, device, 0xeec0_0000); moved(guest, device, 0xffff_8000); moved(guest, device, 0); restore(guest, device); }),
-    ("B2-10 decoding off and on while it works", |guest, device| { guest.start(device, 0); for _ in 0..20 { work_now(guest, device); guest.config_write(device, 4, Width::Word, 0); guest.config_write(device, 4, Width::Word, 2); } }),
+    ("B2-10 doorbells over ports of the machine", |guest, device| { for port in [0, 0x40, 0x3c0, 0x600, 0xcc0, 0xbfc0] { moved_ports(guest, device, port); } for port in [0x1_0000, 0xffff_ffc0] { guest.config_write(device, 0x18, Width::Long, port); } restore(guest, device); }),
+    ("B2-10 doorbells over those of another", |guest, device| { let other = if device == Device::Rng { Device::Block } else { Device::Rng }; moved_ports(guest, device, other.ports()); restore(guest, device); guest.prove(other); }),
+    ("B2-10 decoding off and on while it works", |guest, device| { guest.start(device, 0); for _ in 0..20 { work_now(guest, device); guest.config_write(device, 4, Width::Word, 0); guest.config_write(device, 4, Width::Word, 3); } }),
     ("B2-10 access window with a bad place", |guest, device| { for (bar, offset, len) in [(0, 0x14, 4), (1, 0, 4), (5, 0, 1), (0xff, 0, 4), (0, 0x8000, 4), (0, u32::MAX, 4), (0, 0x7ffe, 4), (0, 0, 3), (0, 0, 0), (0, 0x14, u32::MAX)] { access(guest, device, bar, offset, len); } }),
     ("B2-10 every byte of configuration space written with ones", |guest, device| { for register in 0..0x100 { guest.config_write(device, register, Width::Byte, 0xff); } for register in (0..0x100).step_by(4) { guest.config_write(device, register, Width::Long, 0); guest.config_read(device, register, Width::Long); } restore(guest, device); }),
     ("B2-10 vectors switched on, masked and off", |guest, device| { for value in [0x8000, 0xc000, 0, 0xffff, 0] { for register in (0x40..0x100).step_by(4) { guest.config_write(device, register + 2, Width::Word, value); } guest.start(device, 0); work(guest, device); } restore(guest, device); }),
@@ -126,15 +128,26 @@ pub(crate) fn machine_case(guest: &mut Guest, device: Device, row: usize) {
 fn moved(guest: &mut Guest, device: Device, address: u32) {
     guest.config_write(device, 4, Width::Word, 0);
     guest.config_write(device, 0x10, Width::Long, address);
-    guest.config_write(device, 4, Width::Word, 2);
+    guest.config_write(device, 4, Width::Word, 3);
     guest.config_read(device, 0x10, Width::Long);
+}
+
+/// Puts the doorbells of a device elsewhere and rings them there, with zeroes.
+fn moved_ports(guest: &mut Guest, device: Device, port: u16) {
+    guest.config_write(device, 0x18, Width::Long, port.into());
+    guest.config_read(device, 0x18, Width::Long);
+    for width in [Width::Byte, Width::Word, Width::Long] {
+        guest.code.out(width, port, 0);
+        guest.code.out(width, port + 8, 0);
+    }
 }
 
 fn restore(guest: &mut Guest, device: Device) {
     guest.config_write(device, 4, Width::Word, 0);
     guest.config_write(device, 0x14, Width::Long, 0);
     guest.config_write(device, 0x10, Width::Long, device.bar());
-    guest.config_write(device, 4, Width::Word, 2);
+    guest.config_write(device, 0x18, Width::Long, device.ports().into());
+    guest.config_write(device, 4, Width::Word, 3);
 }
 
 /// Uses the access capability, wherever it is: the last vendor capability, of type 5.

@@ -23,6 +23,8 @@ const USED: u32 = 0x40_2000;
 const BUFFER: u32 = 0x40_3000;
 /// Where the guest puts the device's BAR.
 const BAR: u32 = 0xc100_0000;
+/// And its doorbells, elsewhere than the vmm put them.
+const DOORBELLS: u16 = 0xd040;
 /// Where the vmm has the generation.
 const GENERATION_AT: u32 = 0xf_f000;
 
@@ -34,6 +36,7 @@ pub(crate) fn elf(rng: u8, window: u8) -> Vec<u8> {
     }
     code.place_bar(window, 0x18, WINDOW);
     code.place_bar(rng, 0x10, BAR);
+    code.place_ports(rng, 0x18, DOORBELLS);
     start_device(&mut code);
     // mov edi, start; again: mov [edi], edi; add edi, 4096; cmp edi, end; jb again
     code.bytes(&[0xbf]);
@@ -44,7 +47,7 @@ pub(crate) fn elf(rng: u8, window: u8) -> Vec<u8> {
 
     let round = code.here();
     code.with_address(&[0x66, 0xff, 0x05], AVAILABLE + 2); // inc word [available.index]
-    code.store_word(BAR + 0x3000, 0); // Notify queue 0.
+    code.out_word(DOORBELLS, 0); // Notify queue 0.
     code.with_address(&[0x66, 0xa1], USED + 2); // wait: mov ax, [used.index]
     code.with_address(&[0x66, 0x3b, 0x05], AVAILABLE + 2); // cmp ax, [available.index]
     code.bytes(&[0x75, 0xf1]); // jne wait

@@ -76,6 +76,12 @@ impl Code {
         self.mov_dx(port);
         self.bytes(&[0xb0, value, 0xee]);
     }
+    pub(crate) fn out_word(&mut self, port: u16, value: u16) {
+        self.mov_dx(port);
+        self.bytes(&[0x66, 0xb8]);
+        self.bytes(&value.to_le_bytes());
+        self.bytes(&[0x66, 0xef]);
+    }
     /// Writes a register of PCI function `slot`.
     fn config_write(&mut self, slot: u8, register: u8, value: u32) {
         let address = 1 << 31 | u32::from(slot) << 11 | u32::from(register);
@@ -104,6 +110,11 @@ impl Code {
         self.config_write(slot, register, address);
         self.config_write(slot, register + 4, 0);
         self.config_write(slot, 0x04, 0x2); // Memory decoding.
+    }
+    /// Puts a BAR of ports of PCI function `slot` somewhere and switches it on, besides memory.
+    pub(crate) fn place_ports(&mut self, slot: u8, register: u8, port: u16) {
+        self.config_write(slot, register, port.into());
+        self.config_write(slot, 0x04, 0x3);
     }
     /// Writes zero to every port and reads it, with one, two and four bytes.
     fn sweep_ports(&mut self) {

@@ -174,7 +174,7 @@ fn addresses() -> Vec<Case> {
         ("hole", LOW_END),
         ("end_of_the_hole", HIGH - 1),
         ("bar", WINDOW),
-        ("notify", WINDOW + 0x3000),
+        ("hole_in_a_bar", WINDOW + 0x3000),
         ("configuration_space", ECAM + 0x8000),
         ("interrupt_controller", 0xfee0_0000),
         ("top", u64::MAX),

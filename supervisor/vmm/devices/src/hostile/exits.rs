@@ -1,7 +1,7 @@
 //! B1-2: accesses of every width around the edges of what a device decodes.
 
 use super::Case;
-use super::machine::{ECAM, Machine, WINDOW, read};
+use super::machine::{ECAM, Machine, PORTS, WINDOW, read};
 
 /// Bytes on either side of an edge.
 const AROUND: u64 = 9;
@@ -33,10 +33,10 @@ pub(super) fn cases() -> Vec<Case> {
                 Case::new(ROW, name, move |machine| {
                     sweep(machine, ECAM + edge, len);
                     // BARs may be anywhere now.
-                    for (register, value) in [(0x10, WINDOW), (0x14, WINDOW >> 32)] {
+                    for (register, value) in [(0x10, WINDOW), (0x14, WINDOW >> 32), (0x18, PORTS)] {
                         machine.write_config(register, &value.to_le_bytes()[..4]);
                     }
-                    machine.write_config(0x04, &[6, 0]);
+                    machine.write_config(0x04, &[7, 0]);
                 })
                 .before_start(),
             );

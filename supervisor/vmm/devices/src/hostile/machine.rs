@@ -9,7 +9,7 @@ use vm_memory::{ByteValued, Bytes as _, GuestAddress};
 
 use super::arena::{Arena, REGIONS, len};
 use super::registers::{
-    ACCEPTED, ACCEPTED_SELECT, NOTIFY, OFFERED, OFFERED_SELECT, QUEUE_DESCRIPTORS, QUEUE_DEVICE,
+    ACCEPTED, ACCEPTED_SELECT, OFFERED, OFFERED_SELECT, QUEUE_DESCRIPTORS, QUEUE_DEVICE,
     QUEUE_DRIVER, QUEUE_ENABLE, QUEUE_SELECT, QUEUE_SIZE, QUEUES, Register, STATUS,
 };
 use super::target::{Far, Target};
@@ -22,6 +22,9 @@ use crate::virtio::{HostServices, Memory, VirtioPci};
 /// Where configuration space is, and where BARs are at first.
 pub(super) const ECAM: u64 = 0xe000_0000;
 pub(super) const WINDOW: u64 = 0x40_0000_0000;
+/// Where BARs of ports may be; the first place is the device's.
+pub(super) const PORTS: u64 = 0xc000;
+const PORTS_END: u64 = 0x1_0000;
 const WINDOWS: [Range<u64>; 2] = [0xc000_0000..0xd000_0000, WINDOW..0x41_0000_0000];
 
 /// Rings of queue 0; those of the next are `STRIDE` behind.
@@ -78,8 +81,9 @@ pub(super) struct Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // The bus and the root of the PCI bus would hold each other, and every descriptor, for ever.
+        // The buses and the root of the PCI bus would hold each other, and every descriptor, for ever.
         self.bus.remove(ECAM);
+        self.ports.remove(ConfigPorts::BASE);
     }
 }
 
@@ -92,7 +96,8 @@ impl Machine {
         let bus = Arc::new(Bus::new());
         let ports = Arc::new(Bus::new());
         let router = FakeRouter::new();
-        let root = Arc::new(PciRoot::new(bus.clone(), WINDOWS.to_vec()));
+        let root = PciRoot::new(bus.clone(), WINDOWS.to_vec());
+        let root = Arc::new(root.with_ports(ports.clone(), PORTS..PORTS_END));
         let services = HostServices {
             memory: memory.clone(),
             router: router.clone(),
@@ -122,7 +127,7 @@ impl Machine {
             before: REGIONS.iter().map(|region| vec![0; len(region)]).collect(),
             arena,
         };
-        machine.write_config(0x04, &[6, 0]);
+        machine.write_config(0x04, &[7, 0]);
         machine
     }
 
@@ -295,7 +300,8 @@ impl Machine {
     }
 
     pub(super) fn kick(&self, queue: u16) {
-        self.set((NOTIFY + 4 * u64::from(queue), 2), queue.into());
+        let port = PORTS + 4 * u64::from(queue);
+        self.ports.write(port, &queue.to_le_bytes());
     }
 
     /// Lets devices work until nothing is ready.

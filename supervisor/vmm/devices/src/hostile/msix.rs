@@ -1,14 +1,14 @@
 //! B2-10: interrupts, configuration space and BARs of a device that works.
 
 use super::Case;
-use super::machine::{ECAM, Machine, WINDOW, read};
+use super::machine::{ECAM, Machine, PORTS, WINDOW, read};
 use super::registers::{CONFIG_VECTOR, PENDING, QUEUE_SELECT, QUEUE_VECTOR, TABLE};
 
 const ROW: &str = "B2-10";
 
 /// Command register values: memory decoding off and on, bus mastering besides.
 const OFF: [u8; 2] = [0, 0];
-const ON: [u8; 2] = [6, 0];
+const ON: [u8; 2] = [7, 0];
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = tables();
@@ -133,10 +133,10 @@ fn tables() -> Vec<Case> {
     cases
 }
 
-/// Writes both halves of BAR0 with decoding off, and switches it on.
+/// Writes both halves of BAR0, and where the ports belong, with decoding off, and switches it on.
 fn move_bar(machine: &Machine, address: u64) {
     machine.write_config(0x04, &OFF);
-    for (register, half) in [(0x10, address), (0x14, address >> 32)] {
+    for (register, half) in [(0x10, address), (0x14, address >> 32), (0x18, PORTS)] {
         machine.write_config(register, &half.to_le_bytes()[..4]);
     }
     machine.write_config(0x04, &ON);
@@ -168,6 +168,40 @@ fn bars() -> Vec<Case> {
             move_bar(machine, WINDOW);
         }));
     }
+    for (name, port) in [
+        ("at_zero", 0),
+        ("over_a_serial_port", 0x3c0),
+        ("over_the_registers_of_power", 0x600),
+        ("over_configuration_ports", 0xcc0),
+        ("before_the_window", PORTS - 64),
+        ("behind_the_window", 0x1_0000),
+        ("at_the_top", 0xffff_ffc0_u32.into()),
+        ("elsewhere", 0xd040),
+    ] {
+        cases.push(Case::new(ROW, format!("ports_{name}"), move |machine| {
+            let kept = read(&machine.ports, 0xcf8, 4);
+            machine.write_config(0x18, &u64::to_le_bytes(port)[..4]);
+            for len in [1, 2, 4] {
+                for offset in (0..72).filter(|offset| !(0xcf8..0xd00).contains(&(port + offset))) {
+                    machine.ports.write(port + offset, &[0xff; 4][..len]);
+                }
+            }
+            machine.run();
+            assert_eq!(read(&machine.ports, 0xcf8, 4), kept, "not its ports");
+            move_bar(machine, WINDOW);
+        }));
+    }
+    cases.push(Case::new(ROW, "ports_off_and_on_meanwhile", |machine| {
+        for command in [[6, 0], [7, 0], [1, 0], [7, 0]].repeat(16) {
+            let chain = machine.good_chain();
+            machine.offer(&chain, &[0]);
+            machine.write_config(0x04, &command);
+            machine.kick(machine.target.queue());
+            machine.run();
+            machine.write_config(0x04, &ON);
+            machine.serve();
+        }
+    }));
     for register in 0x10..0x28 {
         cases.push(Case::new(
             ROW,
@@ -200,6 +234,8 @@ fn spaces() -> Vec<Case> {
     for (name, bar, offset, len) in [
         ("bad_bar", 6, 0x14_u32, 1_u32),
         ("other_bar", 1, 0x14, 1),
+        ("ports", 2, 4, 2),
+        ("behind_its_ports", 2, 64, 1),
         ("bar_255", 255, 0x14, 1),
         ("bad_offset", 0, 0x8000, 4),
         ("offset_wraps", 0, u32::MAX - 3, 4),

@@ -17,8 +17,6 @@ pub(super) const QUEUE_ENABLE: Register = (0x1c, 2);
 pub(super) const QUEUE_DESCRIPTORS: Register = (0x20, 8);
 pub(super) const QUEUE_DRIVER: Register = (0x28, 8);
 pub(super) const QUEUE_DEVICE: Register = (0x30, 8);
-/// First of the notification addresses, 4 bytes a queue.
-pub(super) const NOTIFY: u64 = 0x3000;
 /// MSI-X table and pending bits.
 pub(super) const TABLE: u64 = 0x4000;
 pub(super) const PENDING: u64 = 0x5000;

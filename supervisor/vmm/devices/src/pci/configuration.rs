@@ -1,6 +1,8 @@
 //! Configuration space of one function: the type 0 header (PCI 3.0, section 6) as bytes with a mask of what the guest
-//! may write. BARs are memory only, of 64 bits but for assigned devices. Does not act on anything: the root compares and acts.
+//! may write. BARs of memory are of 64 bits but for assigned devices; one of ports is where a doorbell costs least. Does
+//! not act on anything: the root compares and acts.
 
+use super::bar::{Bar, BarIndex, BarKind, COMMAND_MEMORY, COMMAND_PORTS};
 use crate::state::StateError;
 
 /// Bytes of conventional configuration space; there are no extended capabilities.
@@ -8,18 +10,17 @@ const SPACE: usize = 256;
 
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
-const FIRST_BAR: usize = 0x10;
 const SUBSYSTEM: usize = 0x2c;
 const CAPABILITIES_POINTER: usize = 0x34;
 const INTERRUPT_PIN: usize = 0x3d;
 const FIRST_CAPABILITY: usize = 0x40;
 
-const COMMAND_MEMORY: u16 = 1 << 1;
 const COMMAND_BUS_MASTER: u16 = 1 << 2;
 const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
+/// What a guest may write of the command register of a function without ports.
+const COMMAND_WRITABLE: u16 = COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_INTX_DISABLE;
 
-const BAR_TYPE_64: u32 = 0b100;
 const BAR_PREFETCHABLE: u32 = 0b1000;
 
 /// What a function says it is.
@@ -37,89 +38,12 @@ pub struct Identity {
     pub subsystem: (u16, u16),
 }
 
-/// A BAR, named by its register; a 64-bit one has the register after it as well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum BarIndex {
-    /// BAR0.
-    Bar0,
-    /// BAR1.
-    Bar1,
-    /// BAR2.
-    Bar2,
-    /// BAR3.
-    Bar3,
-    /// BAR4.
-    Bar4,
-    /// BAR5.
-    Bar5,
-}
-
-impl BarIndex {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Bar0,
-        Self::Bar1,
-        Self::Bar2,
-        Self::Bar3,
-        Self::Bar4,
-        Self::Bar5,
-    ];
-
-    /// Its number in capabilities and in the guest's `resourceN`.
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Bar0 => 0,
-            Self::Bar1 => 1,
-            Self::Bar2 => 2,
-            Self::Bar3 => 3,
-            Self::Bar4 => 4,
-            Self::Bar5 => 5,
-        }
-    }
-
-    /// The next one.
-    fn next(self) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|bar| bar.number() > self.number())
-    }
-
-    fn register(self) -> usize {
-        FIRST_BAR.saturating_add(usize::from(self.number()).saturating_mul(4))
-    }
-}
-
-/// How many bits of address a BAR has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BarWidth {
-    /// One register; has to lie below 4 GiB.
-    Bits32,
-    /// Two registers.
-    Bits64,
-}
-
-impl BarWidth {
-    /// The bytes of an address that have registers.
-    fn registers(self, address: &[u8; 8]) -> &[u8] {
-        match self {
-            Self::Bits32 => address.get(..4).unwrap_or_default(),
-            Self::Bits64 => address,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Bar {
-    len: u64,
-    width: BarWidth,
-}
-
 /// A function was described in a way that PCI does not have. A bug of the caller, not of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigurationError {
-    /// Not a power of two, or under 4 KiB: pages of different BARs would touch; or too large for its address.
+    /// Not a power of two, under 4 KiB of memory or too large for its address, or not 4 to 256 ports.
     #[error(
-        "a BAR of {0:#x} bytes is not a power of two of at least 4 KiB that its address can hold"
+        "a BAR of {0:#x} is not a power of two of at least 4 KiB that its address can hold, nor of 4 to 256 ports"
     )]
     BarLength(u64),
     /// A register that it needs is taken, or there is none.
@@ -159,8 +83,7 @@ impl Configuration {
             SUBSYSTEM.saturating_add(2),
             &identity.subsystem.1.to_le_bytes(),
         );
-        let command = COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_INTX_DISABLE;
-        space.allow(COMMAND, &command.to_le_bytes());
+        space.allow(COMMAND, &COMMAND_WRITABLE.to_le_bytes());
         // Cache line size and interrupt line: scratch bytes that firmware and kernels like to keep.
         space.allow(0x0c, &[0xff]);
         space.allow(0x3c, &[0xff]);
@@ -177,10 +100,21 @@ impl Configuration {
         len: u64,
         prefetchable: bool,
     ) -> Result<(), ConfigurationError> {
-        self.add_bar_of(bar, len, BarWidth::Bits64, prefetchable)
+        self.add_bar_of(bar, len, BarKind::Memory64, prefetchable)
     }
 
-    /// Adds a BAR of either width.
+    /// Adds a BAR of `len` ports, which is a power of two from 4 to 256.
+    ///
+    /// # Errors
+    /// Like [`Configuration::add_bar`].
+    pub fn add_ports(&mut self, bar: BarIndex, len: u64) -> Result<(), ConfigurationError> {
+        self.add_bar_of(bar, len, BarKind::Ports, false)?;
+        let command = COMMAND_WRITABLE | COMMAND_PORTS;
+        self.allow(COMMAND, &command.to_le_bytes());
+        Ok(())
+    }
+
+    /// Adds a BAR of memory of either width.
     ///
     /// # Errors
     /// Like [`Configuration::add_bar`].
@@ -188,40 +122,35 @@ impl Configuration {
         &mut self,
         bar: BarIndex,
         len: u64,
-        width: BarWidth,
+        kind: BarKind,
         prefetchable: bool,
     ) -> Result<(), ConfigurationError> {
-        /// Half of what 32 bits can address: a larger one could lie nowhere else than at zero.
-        const MAX_32: u64 = 1 << 31;
-        if !len.is_power_of_two() || len < 0x1000 || (width == BarWidth::Bits32 && len > MAX_32) {
+        if !kind.holds(len) {
             return Err(ConfigurationError::BarLength(len));
         }
         let taken = ConfigurationError::BarTaken(bar.number());
-        let upper_free = match width {
-            BarWidth::Bits32 => true,
-            BarWidth::Bits64 => bar.next().is_some_and(|next| self.bar(next).is_none()),
+        let upper_free = match kind {
+            BarKind::Memory32 | BarKind::Ports => true,
+            BarKind::Memory64 => bar.next().is_some_and(|next| self.bar(next).is_none()),
         };
         if !upper_free || self.is_taken(bar) {
             return Err(taken);
         }
         if let Some(slot) = self.bars.get_mut(usize::from(bar.number())) {
-            *slot = Some(Bar { len, width });
+            *slot = Some(Bar { len, kind });
         }
-        let kind = match width {
-            BarWidth::Bits32 => 0,
-            BarWidth::Bits64 => BAR_TYPE_64,
-        } | if prefetchable { BAR_PREFETCHABLE } else { 0 };
-        self.put(bar.register(), &kind.to_le_bytes());
+        let flags = kind.flags() | if prefetchable { BAR_PREFETCHABLE } else { 0 };
+        self.put(bar.register(), &flags.to_le_bytes());
         // Address bits below the length are hard-wired zeros: that is how a guest finds the size.
         let mask = (!len.saturating_sub(1)).to_le_bytes();
-        self.allow(bar.register(), width.registers(&mask));
+        self.allow(bar.register(), kind.registers(&mask));
         Ok(())
     }
 
     /// Places a BAR at `address`, whose bits below the BAR's length are ignored. For the start of a VM.
     pub fn place_bar(&mut self, bar: BarIndex, address: u64) {
-        if let Some(Bar { width, .. }) = self.bar(bar) {
-            self.write_masked(bar.register(), width.registers(&address.to_le_bytes()));
+        if let Some(Bar { kind, .. }) = self.bar(bar) {
+            self.write_masked(bar.register(), kind.registers(&address.to_le_bytes()));
         }
     }
 
@@ -318,27 +247,29 @@ impl Configuration {
         self.bar(bar).map(|bar| bar.len)
     }
 
-    /// The width of a BAR, if the function has it.
-    pub fn bar_width(&self, bar: BarIndex) -> Option<BarWidth> {
-        self.bar(bar).map(|bar| bar.width)
+    /// What a BAR decodes, if the function has it.
+    pub fn bar_kind(&self, bar: BarIndex) -> Option<BarKind> {
+        self.bar(bar).map(|bar| bar.kind)
     }
 
-    /// Where a BAR would be decoded now; `None` while memory decoding is off or the function does not have it.
+    /// Where a BAR would be decoded now, in memory or as a port; `None` while decoding of its kind is off or the function
+    /// does not have it.
     pub fn decoded(&self, bar: BarIndex) -> Option<u64> {
-        let width = self.bar_width(bar)?;
-        if self.word(0x04) & COMMAND_MEMORY == 0 {
+        let kind = self.bar_kind(bar)?;
+        if self.word(0x04) & kind.command() == 0 {
             return None;
         }
         let mut bytes = [0; 8];
         let places = bytes.iter_mut().zip(bar.register()..);
-        let count = match width {
-            BarWidth::Bits32 => 4,
-            BarWidth::Bits64 => 8,
+        let (count, flags) = match kind {
+            BarKind::Memory32 => (4, 0xf),
+            BarKind::Memory64 => (8, 0xf),
+            BarKind::Ports => (4, 0x3),
         };
         for (place, index) in places.take(count) {
             *place = self.bytes.get(index).copied().unwrap_or(0);
         }
-        Some(u64::from_le_bytes(bytes) & !0xf)
+        Some(u64::from_le_bytes(bytes) & !flags)
     }
 
     fn bar(&self, bar: BarIndex) -> Option<Bar> {
@@ -350,7 +281,7 @@ impl Configuration {
         let below = BarIndex::ALL
             .into_iter()
             .find(|below| below.next() == Some(bar));
-        let upper = below.and_then(|below| self.bar_width(below)) == Some(BarWidth::Bits64);
+        let upper = below.and_then(|below| self.bar_kind(below)) == Some(BarKind::Memory64);
         upper || self.bar(bar).is_some()
     }
 
@@ -431,7 +362,7 @@ mod tests {
     #[test]
     fn bars_of_32_bits_have_one_register() {
         let mut space = Configuration::new(IDENTITY);
-        let bits32 = BarWidth::Bits32;
+        let bits32 = BarKind::Memory32;
         for (bar, len) in [(BarIndex::Bar0, 0x2_0000), (BarIndex::Bar1, 0x1000)] {
             let added = space.add_bar_of(bar, len, bits32, false);
             assert_eq!(added, Ok(()), "{bar:?}");
@@ -440,15 +371,15 @@ mod tests {
         space
             .add_bar_of(BarIndex::Bar5, 1 << 31, bits32, true)
             .expect("free");
-        for (bar, width) in [
-            (BarIndex::Bar0, BarWidth::Bits32),
-            (BarIndex::Bar1, BarWidth::Bits64),
-            (BarIndex::Bar3, BarWidth::Bits32),
-            (BarIndex::Bar4, BarWidth::Bits64),
-            (BarIndex::Bar5, BarWidth::Bits64),
+        for (bar, kind) in [
+            (BarIndex::Bar0, BarKind::Memory32),
+            (BarIndex::Bar1, BarKind::Memory64),
+            (BarIndex::Bar3, BarKind::Memory32),
+            (BarIndex::Bar4, BarKind::Memory64),
+            (BarIndex::Bar5, BarKind::Memory64),
         ] {
             let taken = ConfigurationError::BarTaken(bar.number());
-            assert_eq!(space.add_bar_of(bar, 0x1000, width, false), Err(taken));
+            assert_eq!(space.add_bar_of(bar, 0x1000, kind, false), Err(taken));
         }
         let large = space.add_bar_of(BarIndex::Bar4, 1 << 32, bits32, false);
         assert_eq!(large, Err(ConfigurationError::BarLength(1 << 32)));
@@ -477,6 +408,40 @@ mod tests {
             "not the next register"
         );
         assert_eq!(space.decoded(BarIndex::Bar3), None);
+    }
+
+    #[test]
+    fn bars_of_ports_tell_their_size_and_are_switched_on_by_themselves() {
+        for (len, ones) in [(4, 0xffff_fffd), (64, 0xffff_ffc1), (256, 0xffff_ff01)] {
+            let mut space = with_bar(BarIndex::Bar0, 0x1000, false);
+            space.add_ports(BarIndex::Bar2, len).expect("free");
+            space.write(0x18, &[0xff; 4]);
+            assert_eq!(space.double_word(0x18), ones, "{len}");
+            assert_eq!(space.double_word(0x1c), 0, "only one register");
+        }
+        let mut space = with_bar(BarIndex::Bar0, 0x1000, false);
+        for len in [0, 1, 2, 5, 63, 512, 0x1000] {
+            let refused = Err(ConfigurationError::BarLength(len));
+            assert_eq!(space.add_ports(BarIndex::Bar2, len), refused);
+        }
+        space.write(0x04, &[0xff; 2]);
+        assert_eq!(space.word(0x04), 0x0406, "there are no ports to decode");
+        space.write(0x04, &[0; 2]);
+        let taken = Err(ConfigurationError::BarTaken(1));
+        assert_eq!(space.add_ports(BarIndex::Bar1, 64), taken);
+        space.add_ports(BarIndex::Bar2, 64).expect("free");
+        space.place_bar(BarIndex::Bar2, 0xc055);
+        assert_eq!(space.double_word(0x18), 0xc041);
+        for (command, memory, ports) in [
+            (0_u16, None, None),
+            (1, None, Some(0xc040)),
+            (2, Some(0), None),
+            (3, Some(0), Some(0xc040)),
+        ] {
+            space.write(0x04, &command.to_le_bytes());
+            assert_eq!(space.decoded(BarIndex::Bar0), memory, "{command}");
+            assert_eq!(space.decoded(BarIndex::Bar2), ports, "{command}");
+        }
     }
 
     #[test]

@@ -44,17 +44,17 @@ pub trait MsiRouter: Send + Sync {
     fn release(&self, _route: RouteId) {}
 }
 
-/// Turns a guest's write to an address into a signal on a descriptor, without an exit to us. On KVM: an ioeventfd
+/// Turns a guest's write to a port into a signal on a descriptor, without an exit to us. On KVM: an ioeventfd
 /// without data match, of any length.
 ///
-/// Called when a BAR is placed and, with the old address, when it is moved or its decoding is switched off.
+/// Called when a BAR is placed and, with the old port, when it is moved or its decoding is switched off.
 pub trait NotifyRegistrar: Send + Sync {
-    /// Begins to signal `kick` at writes to guest address `address`.
+    /// Begins to signal `kick` at writes to `port`.
     ///
     /// # Errors
     /// The kernel's; writes then reach the device as ordinary accesses, which work too, only slower.
-    fn register(&self, address: u64, kick: &EventFd) -> io::Result<()>;
+    fn register(&self, port: u64, kick: &EventFd) -> io::Result<()>;
 
     /// Ends what [`NotifyRegistrar::register`] began with the same arguments.
-    fn unregister(&self, address: u64, kick: &EventFd);
+    fn unregister(&self, port: u64, kick: &EventFd);
 }

@@ -1,8 +1,8 @@
 //! The root of bus 0: which function is in which slot, and where its BARs are decoded.
 //!
 //! After every configuration write the root compares where the function's BARs should be with where they are, and
-//! moves them on the memory bus. A BAR that the guest puts outside the PCI windows, or over another device, is not
-//! decoded: memory, interrupt controllers and configuration space cannot be shadowed.
+//! moves them on the bus of memory or of ports. A BAR that the guest puts outside the PCI windows, or over another device,
+//! is not decoded: memory, interrupt controllers, configuration space and the ports of the machine cannot be shadowed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use tracing::debug;
 
 use super::host_bridge::HostBridge;
-use super::{BarIndex, BarWidth, PciFunction};
+use super::{BarIndex, BarKind, PciFunction};
 use crate::bus::{Bus, BusDevice};
 use crate::lock;
 use crate::state::{FunctionState, StateError};
@@ -50,15 +50,15 @@ pub enum PciError {
     /// All 31 slots are taken.
     #[error("no free slot on PCI bus 0")]
     NoSlot,
-    /// The window cannot hold another BAR.
-    #[error("no room for a BAR of {len:#x} bytes in the PCI window")]
+    /// The window of memory or of ports cannot hold another BAR.
+    #[error("no room for a BAR of {len:#x} in the PCI window")]
     NoRoom {
         /// Length of the BAR.
         len: u64,
     },
 }
 
-/// One BAR on the memory bus.
+/// One BAR on the bus of memory or of ports.
 struct BarAccess {
     function: Arc<Mutex<dyn PciFunction>>,
     bar: BarIndex,
@@ -74,8 +74,25 @@ impl BusDevice for BarAccess {
     }
 }
 
+/// Which bus a BAR is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Memory,
+    Ports,
+}
+
+impl From<BarKind> for Side {
+    fn from(kind: BarKind) -> Self {
+        match kind {
+            BarKind::Memory32 | BarKind::Memory64 => Self::Memory,
+            BarKind::Ports => Self::Ports,
+        }
+    }
+}
+
 struct PlacedBar {
     bar: BarIndex,
+    side: Side,
     /// Where it was put when it was added.
     home: Range<u64>,
     len: u64,
@@ -91,9 +108,10 @@ struct Occupied {
 }
 
 impl Occupied {
-    /// Where its BARs were put, and where the guest has moved them.
-    fn addresses(&self) -> impl Iterator<Item = Range<u64>> {
-        self.bars.iter().flat_map(|placed| {
+    /// Where its BARs of one side were put, and where the guest has moved them.
+    fn addresses(&self, side: Side) -> impl Iterator<Item = Range<u64>> {
+        let bars = self.bars.iter().filter(move |placed| placed.side == side);
+        bars.flat_map(|placed| {
             let moved = placed.wanted.filter(|_| placed.decoded);
             let moved = moved.map(|start| start..start.saturating_add(placed.len));
             [Some(placed.home.clone()), moved].into_iter().flatten()
@@ -108,6 +126,8 @@ type Slots = BTreeMap<u8, Occupied>;
 pub struct PciRoot {
     memory_bus: Arc<Bus>,
     windows: Vec<Range<u64>>,
+    port_bus: Arc<Bus>,
+    port_window: Range<u64>,
     slots: Mutex<Slots>,
 }
 
@@ -116,6 +136,7 @@ impl fmt::Debug for PciRoot {
         formatter
             .debug_struct("PciRoot")
             .field("windows", &self.windows)
+            .field("port_window", &self.port_window)
             .finish_non_exhaustive()
     }
 }
@@ -123,6 +144,7 @@ impl fmt::Debug for PciRoot {
 impl PciRoot {
     /// A bus with only the host bridge. `windows` are the guest addresses where BARs may be, as told to the guest in
     /// ACPI; new functions get places in the last one, and in the first one for BARs of 32 bits. No window may touch guest memory or a fixed device.
+    /// Without [`PciRoot::with_ports`] there is no place for BARs of ports.
     pub fn new(memory_bus: Arc<Bus>, windows: Vec<Range<u64>>) -> Self {
         let bridge = Occupied {
             function: Arc::new(Mutex::new(HostBridge::new())),
@@ -131,8 +153,18 @@ impl PciRoot {
         Self {
             memory_bus,
             windows,
+            port_bus: Arc::default(),
+            port_window: 0..0,
             slots: Mutex::new(BTreeMap::from([(0, bridge)])),
         }
+    }
+
+    /// Gives BARs of ports a bus and a window, as told to the guest in ACPI. No device of another kind may be in it.
+    #[must_use]
+    pub fn with_ports(mut self, port_bus: Arc<Bus>, window: Range<u64>) -> Self {
+        self.port_bus = port_bus;
+        self.port_window = window;
+        self
     }
 
     /// Puts a function into the first free slot and gives its BARs free addresses, which are decoded at once if the
@@ -145,25 +177,34 @@ impl PciRoot {
         let slot = Slot::all()
             .find(|slot| !slots.contains_key(&slot.number()))
             .ok_or(PciError::NoSlot)?;
-        let mut taken: Vec<_> = slots.values().flat_map(Occupied::addresses).collect();
+        let addresses = |side| -> Vec<_> {
+            let slots = slots.values();
+            slots.flat_map(|slot| slot.addresses(side)).collect()
+        };
+        let mut taken_memory = addresses(Side::Memory);
+        let mut taken_ports = addresses(Side::Ports);
         let mut bars = Vec::new();
         for bar in BarIndex::ALL {
             let mut held = lock(&function);
-            let Some(len) = held.configuration().bar_len(bar) else {
+            let configuration = held.configuration();
+            let (Some(len), Some(kind)) = (configuration.bar_len(bar), configuration.bar_kind(bar))
+            else {
                 continue;
             };
-            let window = match held.configuration().bar_width(bar) {
-                Some(BarWidth::Bits32) => self.windows.first(),
-                _ => self.windows.last(),
+            let (window, taken) = match kind {
+                BarKind::Memory32 => (self.windows.first(), &mut taken_memory),
+                BarKind::Memory64 => (self.windows.last(), &mut taken_memory),
+                BarKind::Ports => (Some(&self.port_window), &mut taken_ports),
             };
             let home = window
-                .and_then(|window| free(window, &mut taken, len))
+                .and_then(|window| free(window, taken, len))
                 .ok_or(PciError::NoRoom { len })?;
             held.configuration().place_bar(bar, home.start);
             taken.push(home.clone());
             let function = Arc::clone(&function);
             bars.push(PlacedBar {
                 bar,
+                side: kind.into(),
                 home,
                 len,
                 access: Arc::new(Mutex::new(BarAccess { function, bar })),
@@ -282,7 +323,7 @@ impl PciRoot {
         if placed.decoded
             && let Some(address) = placed.wanted
         {
-            self.memory_bus.remove(address);
+            self.bus(placed.side).remove(address);
             placed.decoded = false;
             function.bar_moved(placed.bar, None);
         }
@@ -298,17 +339,28 @@ impl PciRoot {
                     .checked_add(placed.len)
                     .is_some_and(|end| end <= window.end)
         };
-        if !self.windows.iter().any(fits) {
+        let is_inside = match placed.side {
+            Side::Memory => self.windows.iter().any(fits),
+            Side::Ports => fits(&self.port_window),
+        };
+        if !is_inside {
             debug!(bar = ?placed.bar, address, "BAR outside the PCI windows is not decoded");
             return;
         }
         let access = Arc::clone(&placed.access);
-        if let Err(error) = self.memory_bus.insert(address, placed.len, access) {
+        if let Err(error) = self.bus(placed.side).insert(address, placed.len, access) {
             debug!(bar = ?placed.bar, %error, "BAR over another device is not decoded");
             return;
         }
         placed.decoded = true;
         function.bar_moved(placed.bar, Some(address));
+    }
+
+    fn bus(&self, side: Side) -> &Bus {
+        match side {
+            Side::Memory => &self.memory_bus,
+            Side::Ports => &self.port_bus,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::hardware::{DeviceInfo, Piece};
 use super::pieces::pieces;
-use crate::pci::{BarIndex, BarWidth, Configuration, ConfigurationError, Identity, MAX_VECTORS};
+use crate::pci::{BarIndex, BarKind, Configuration, ConfigurationError, Identity, MAX_VECTORS};
 
 const MSIX: u8 = 0x11;
 const EXPRESS: u8 = 0x10;
@@ -151,7 +151,7 @@ pub fn plan(device: &DeviceInfo) -> Result<Layout, Unfit> {
 /// A memory BAR as its register describes it.
 struct Kind {
     len: u64,
-    width: BarWidth,
+    width: BarKind,
     prefetchable: bool,
 }
 
@@ -167,8 +167,8 @@ fn memory_bars(config: &Bytes<'_>, device: &DeviceInfo) -> Result<Vec<(BarIndex,
             continue; // I/O ports.
         }
         let width = match (low >> 1) & 0b11 {
-            0b00 => BarWidth::Bits32,
-            0b10 => BarWidth::Bits64,
+            0b00 => BarKind::Memory32,
+            0b10 => BarKind::Memory64,
             _ => return Err(Unfit::Damaged("a BAR is of no known kind")),
         };
         let prefetchable = low & 0b1000 != 0;

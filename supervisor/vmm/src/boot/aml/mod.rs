@@ -64,6 +64,9 @@ fn pci_root(window_64: Range<u64>) -> Made {
     let low = |address: u64| u32::try_from(address).expect("the 32-bit window is below 4 GiB");
     let window_32 = low(layout::PCI_WINDOW_32.start)..low(layout::PCI_WINDOW_32.end);
     let ports = u8::try_from(layout::PCI_PORTS_LEN).expect("eight ports");
+    let word = |port: u64| u16::try_from(port).expect("ports have 16 bits");
+    let window_ports = layout::PCI_PORT_WINDOW;
+    let (first_port, last_port) = (word(window_ports.start), word(window_ports.end - 1));
     make(&Device::new(
         name("PCI0"),
         vec![
@@ -77,6 +80,7 @@ fn pci_root(window_64: Range<u64>) -> Made {
                 &ResourceTemplate::new(vec![
                     &AddressSpace::new_bus_number(0_u16, 0_u16),
                     &IO::new(layout::PCI_PORTS, layout::PCI_PORTS, 1, ports),
+                    &AddressSpace::new_io(first_port, last_port, None),
                     &AddressSpace::new_memory(
                         cacheable,
                         true,
@@ -183,6 +187,12 @@ mod tests {
             Some(3),
             "{rest:x?}"
         );
+        // The window of ports, 0xc000 to 0xffff: a word address space descriptor (ACPI 6.5, 6.4.3.5.3).
+        let window = [
+            0x88, 0x0d, 0x00, 0x01, 0x0c, 0x03, 0x00, 0x00, 0x00, 0xc0, 0xff, 0xff, 0x00, 0x00,
+            0x00, 0x40,
+        ];
+        assert!(find(&block, &window).is_some());
         // _S5_: a package with one element, 5.
         let sleep = [b"_S5_".as_slice(), &[0x12, 0x04, 0x01, 0x0a, 0x05]].concat();
         assert_eq!(find(&block, &sleep), Some(block.len()));

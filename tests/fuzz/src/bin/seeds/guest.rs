@@ -357,7 +357,8 @@ fn scan() -> Vec<u8> {
     }
     steps.push(step(Space::Ecam, true, 2, 16, 0x10, 0xc000_0000));
     steps.push(step(Space::Ecam, true, 2, 16, 0x14, 0));
-    steps.push(step(Space::Ecam, true, 1, 16, 4, 6));
+    steps.push(step(Space::Ecam, true, 2, 16, 0x18, 0xd040));
+    steps.push(step(Space::Ecam, true, 1, 16, 4, 7));
     steps.push(step(Space::LowWindow, false, 0, 0, 0, 0));
     steps.push(step(Space::Anywhere, true, 0, 0, 0, 0xc000_0014));
     steps.push(step(Space::Serial, true, 0, 0, 0, u64::from(b'x')));
@@ -375,7 +376,7 @@ fn start(function: u8) -> Vec<u8> {
         _ => 3,
     };
     // The MSI-X capability is the first one.
-    let mut steps = vec![ecam(1, 4, 6), ecam(1, 0x42, 0x8000)];
+    let mut steps = vec![ecam(1, 4, 7), ecam(1, 0x42, 0x8000)];
     for (place, value) in [(0x4010, 0xfee0_0000), (0x4018, 0x41)] {
         steps.push(bar(3, place, value));
     }
@@ -398,7 +399,8 @@ fn start(function: u8) -> Vec<u8> {
     steps.push(memory(3, base, 0x8000));
     steps.push(memory(3, base + 8, 64 | flags << 32));
     steps.push(memory(1, base + 0x402, 1));
-    steps.push(bar(1, 0x3000 + 4 * last, u64::from(last)));
+    let doorbells = 128 + function - 1;
+    steps.push(step(Space::Ports, true, 1, doorbells, 4 * last, last.into()));
     steps.push(step(Space::Work, false, 0, 0, 0, 0));
     steps.push(step(Space::Bar, false, 0, function - 1, 0x1000, 0));
     steps.push(step(Space::Bar, false, 0, function - 1, 0x14, 0));

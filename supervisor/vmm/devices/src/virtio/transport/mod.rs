@@ -1,14 +1,15 @@
 //! virtio-pci, modern (virtio 1.2, section 4.1): one function around one [`VirtioDevice`].
 //!
-//! Everything is in BAR0, a page each:
+//! Registers are in BAR0, a page each:
 //!
 //! ```text
-//! 0x0000 common configuration     0x3000 notify, 4 bytes a queue
-//! 0x1000 interrupt status         0x4000 MSI-X table
-//! 0x2000 device configuration     0x5000 MSI-X pending bits
+//! 0x0000 common configuration     0x4000 MSI-X table
+//! 0x1000 interrupt status         0x5000 MSI-X pending bits
+//! 0x2000 device configuration
 //! ```
 //!
-//! and is also reachable through the PCI configuration access capability. Negotiation ([`common`]) is pure; this
+//! BAR2 is of ports: the notify registers, four for a queue. A second capability for notify registers in memory would be
+//! read by every kernel and used by none. All is also reachable through the PCI configuration access capability. Negotiation ([`common`]) is pure; this
 //! module acts on what it returns. Bus mastering is not enforced: a device whose driver set DRIVER_OK works.
 
 mod common;
@@ -51,12 +52,15 @@ const BAR_LEN: u64 = 0x8000;
 const PAGE: u64 = 0x1000;
 const ISR: u32 = 0x1000;
 const DEVICE: u32 = 0x2000;
-const NOTIFY: u32 = 0x3000;
 const TABLE: u32 = 0x4000;
 const PENDING: u32 = 0x5000;
 
-/// Bytes between the notification addresses of neighbouring queues.
+/// Ports between the notify registers of neighbouring queues.
 const NOTIFY_MULTIPLIER: u32 = 4;
+
+/// The BAR of ports: notify registers only, of as many queues as there can be.
+const PORTS_BAR: BarIndex = BarIndex::Bar2;
+const PORTS_LEN: u64 = 64;
 
 /// virtio's PCI vendor number, and its modern device numbers (virtio 1.2, 4.1.2).
 const VENDOR_VIRTIO: u16 = 0x1af4;
@@ -115,8 +119,8 @@ pub struct VirtioPci {
     common: Common,
     interrupts: Arc<InterruptState>,
     kicks: Vec<EventFd>,
-    /// Where BAR0 is decoded, so that notification addresses can be taken back.
-    bar_address: Option<u64>,
+    /// Where the BAR of ports is decoded, so that doorbells can be taken back.
+    ports: Option<u64>,
     services: HostServices,
     device: Arc<Mutex<dyn VirtioDevice>>,
     event_loop: EventLoop,
@@ -171,7 +175,7 @@ impl VirtioPci {
             common: Common::new(features | (1 << VIRTIO_F_VERSION_1), &sizes),
             interrupts: Arc::new(InterruptState::new(msix, sizes.len())),
             kicks,
-            bar_address: None,
+            ports: None,
             services,
             device,
             event_loop: event_loop.clone(),
@@ -282,22 +286,24 @@ impl VirtioPci {
     }
 
     /// The access that the driver set up in the access capability (virtio 1.2, 4.1.4.9), if this is one: an aligned
-    /// access of 1, 2 or 4 bytes inside BAR0, with the data register read or written in the same width.
-    fn indirect(&self, offset: u16, len: usize) -> Option<u64> {
+    /// access of 1, 2 or 4 bytes inside a BAR, with the data register read or written in the same width.
+    fn indirect(&self, offset: u16, len: usize) -> Option<(BarIndex, u64)> {
         let word = |at: u16| {
             self.configuration
                 .double_word(self.access.saturating_add(at))
         };
-        let [bar, ..] = word(4).to_le_bytes();
+        let [number, ..] = word(4).to_le_bytes();
+        let known = |(bar, _): &(BarIndex, u64)| bar.number() == number;
+        let bars = [(BarIndex::Bar0, BAR_LEN), (PORTS_BAR, PORTS_LEN)];
+        let (bar, bar_len) = bars.into_iter().find(known)?;
         let (target, length) = (word(8), word(12));
         let data = self.access.saturating_add(16);
         let good = offset == data
-            && bar == BarIndex::Bar0.number()
             && matches!(length, 1 | 2 | 4)
             && usize::try_from(length) == Ok(len)
             && target.is_multiple_of(length)
-            && u64::from(target) < BAR_LEN;
-        good.then_some(u64::from(target))
+            && u64::from(target) < bar_len;
+        good.then_some((bar, u64::from(target)))
     }
 }
 
@@ -308,9 +314,9 @@ impl PciFunction for VirtioPci {
 
     fn config_read(&mut self, offset: u16, data: &mut [u8]) {
         match self.indirect(offset, data.len()) {
-            Some(target) => {
+            Some((bar, target)) => {
                 data.fill(0xff);
-                self.bar_read(BarIndex::Bar0, target, data);
+                self.bar_read(bar, target, data);
             }
             None => self.configuration.read(offset, data),
         }
@@ -318,8 +324,8 @@ impl PciFunction for VirtioPci {
 
     fn config_write(&mut self, offset: u16, data: &[u8]) {
         self.configuration.write(offset, data);
-        if let Some(target) = self.indirect(offset, data.len()) {
-            self.bar_write(BarIndex::Bar0, target, data);
+        if let Some((bar, target)) = self.indirect(offset, data.len()) {
+            self.bar_write(bar, target, data);
         }
         // Byte accesses and the 32-bit one that starts at the capability all reach it.
         if (self.msix_control & !3..self.msix_control.saturating_add(2)).contains(&offset) {
@@ -328,7 +334,10 @@ impl PciFunction for VirtioPci {
         }
     }
 
-    fn bar_read(&mut self, _bar: BarIndex, offset: u64, data: &mut [u8]) {
+    fn bar_read(&mut self, bar: BarIndex, offset: u64, data: &mut [u8]) {
+        if bar == PORTS_BAR {
+            return;
+        }
         let within = offset % PAGE;
         match page(offset) {
             0 => {
@@ -354,7 +363,10 @@ impl PciFunction for VirtioPci {
         }
     }
 
-    fn bar_write(&mut self, _bar: BarIndex, offset: u64, data: &[u8]) {
+    fn bar_write(&mut self, bar: BarIndex, offset: u64, data: &[u8]) {
+        if bar == PORTS_BAR {
+            return self.notify(offset);
+        }
         let within = offset % PAGE;
         match page(offset) {
             0 => {
@@ -362,7 +374,6 @@ impl PciFunction for VirtioPci {
                 self.act(effect);
             }
             DEVICE => lock(&self.device).write_config(within, data),
-            NOTIFY => self.notify(within),
             TABLE => self.interrupts.msix().write_table(within, data),
             _ => {}
         }
@@ -403,24 +414,28 @@ impl PciFunction for VirtioPci {
         self.restart(&state.positions)
     }
 
-    fn bar_moved(&mut self, _bar: BarIndex, address: Option<u64>) {
+    fn bar_moved(&mut self, bar: BarIndex, address: Option<u64>) {
+        if bar != PORTS_BAR {
+            return;
+        }
         let notify = Arc::clone(&self.services.notify);
-        let addresses = |base: u64| (base.saturating_add(u64::from(NOTIFY))..).step_by(4);
-        if let Some(old) = self.bar_address.take() {
-            for (kick, address) in self.kicks.iter().zip(addresses(old)) {
-                notify.unregister(address, kick);
+        let step = usize::try_from(NOTIFY_MULTIPLIER).unwrap_or(usize::MAX);
+        let doorbells = |base: u64| (base..).step_by(step);
+        if let Some(old) = self.ports.take() {
+            for (kick, port) in self.kicks.iter().zip(doorbells(old)) {
+                notify.unregister(port, kick);
             }
         }
         if let Some(new) = address {
-            for (kick, address) in self.kicks.iter().zip(addresses(new)) {
-                if let Err(error) = notify.register(address, kick)
+            for (kick, port) in self.kicks.iter().zip(doorbells(new)) {
+                if let Err(error) = notify.register(port, kick)
                     && self.warnings.allows(Instant::now())
                 {
-                    warn!(address, %error, "queue notifications take the slow way");
+                    warn!(port, %error, "queue notifications take the slow way");
                 }
             }
         }
-        self.bar_address = address;
+        self.ports = address;
     }
 
     fn removed(&mut self) {
@@ -459,27 +474,25 @@ fn configuration(
         subsystem: (VENDOR_VIRTIO, 0x40),
     });
     space.add_bar(BarIndex::Bar0, BAR_LEN, false)?;
+    space.add_ports(PORTS_BAR, PORTS_LEN)?;
     let msix_control = msix.add_capability(&mut space, BarIndex::Bar0, TABLE, PENDING)?;
     let queues = u32::try_from(queues).unwrap_or(u32::MAX);
-    let page = 0x1000;
-    for (kind, offset, len) in [
-        (CAPABILITY_COMMON, 0, common::LEN),
-        (CAPABILITY_ISR, ISR, 1),
-        (CAPABILITY_DEVICE, DEVICE, page),
-        (
-            CAPABILITY_NOTIFY,
-            NOTIFY,
-            queues.saturating_mul(NOTIFY_MULTIPLIER),
-        ),
+    let doorbells = queues.saturating_mul(NOTIFY_MULTIPLIER);
+    let (page, memory) = (0x1000, BarIndex::Bar0);
+    for (kind, bar, offset, len) in [
+        (CAPABILITY_COMMON, memory, 0, common::LEN),
+        (CAPABILITY_ISR, memory, ISR, 1),
+        (CAPABILITY_DEVICE, memory, DEVICE, page),
+        (CAPABILITY_NOTIFY, PORTS_BAR, 0, doorbells),
     ] {
-        let mut body = capability(kind, offset, len);
+        let mut body = capability(kind, bar, offset, len);
         if kind == CAPABILITY_NOTIFY {
             body.extend_from_slice(&NOTIFY_MULTIPLIER.to_le_bytes());
         }
         set_length(&mut body);
         space.add_capability(CAPABILITY_VENDOR, &body, &[])?;
     }
-    let mut body = capability(CAPABILITY_ACCESS, 0, 0);
+    let mut body = capability(CAPABILITY_ACCESS, memory, 0, 0);
     body.extend_from_slice(&[0; 4]);
     set_length(&mut body);
     // Writable: the BAR number, then offset, length and data.
@@ -489,8 +502,8 @@ fn configuration(
 }
 
 /// The body of a vendor capability, after number and link: length, type, BAR, id, padding, offset, length.
-fn capability(kind: u8, offset: u32, len: u32) -> Vec<u8> {
-    let mut body = vec![0, kind, BarIndex::Bar0.number(), 0, 0, 0];
+fn capability(kind: u8, bar: BarIndex, offset: u32, len: u32) -> Vec<u8> {
+    let mut body = vec![0, kind, bar.number(), 0, 0, 0];
     body.extend_from_slice(&offset.to_le_bytes());
     body.extend_from_slice(&len.to_le_bytes());
     body

@@ -151,7 +151,8 @@ fn configuration_space_survives_every_write() {
     let [low, high] = [WINDOW & 0xffff_ffff, WINDOW >> 32];
     guest.write_config(0x10, &low.to_le_bytes()[..4]);
     guest.write_config(0x14, &high.to_le_bytes()[..4]);
-    guest.write_config(0x04, &[6, 0]);
+    guest.write_config(0x18, &PORTS.to_le_bytes()[..4]);
+    guest.write_config(0x04, &[7, 0]);
     guest.assert_still_works("after a sweep of configuration space");
     unchanged();
 }
@@ -161,9 +162,9 @@ fn resets_and_kicks_in_any_number_leave_nothing_behind() {
     let guest = Guest::new();
     for _ in 0..1000 {
         guest.start();
-        guest.set((0x3000, 2), 0);
+        guest.ring(0);
         guest.set(STATUS, 0);
-        guest.set((0x3004, 2), 0);
+        guest.ring(1);
         guest.run();
     }
     let device = lock(&guest.device);

@@ -7,18 +7,18 @@ fn a_driver_finds_the_structures_by_their_capabilities() {
     let guest = Guest::new();
     assert_eq!(guest.config(0x00, 4), 0x1044_1af4);
     assert_eq!(guest.config(0x08, 1), 1, "revision of a modern device");
-    // Type, and what the capability says of offset and length in BAR0.
-    for (kind, offset, len, own_len) in [
-        (1, 0x0000, 0x38, 16),
-        (2, 0x3000, 8, 20),
-        (3, 0x1000, 1, 16),
-        (4, 0x2000, 0x1000, 16),
-        (5, 0, 0, 20),
+    // Type, BAR, and what the capability says of offset and length in it.
+    for (kind, bar, offset, len, own_len) in [
+        (1, 0, 0x0000, 0x38, 16),
+        (2, 2, 0, 8, 20),
+        (3, 0, 0x1000, 1, 16),
+        (4, 0, 0x2000, 0x1000, 16),
+        (5, 0, 0, 0, 20),
     ] {
         let at = guest.capability(9, Some(kind));
         let found = (guest.config(at + 8, 4), guest.config(at + 12, 4));
         assert_eq!(found, (offset, len), "type {kind}");
-        assert_eq!(guest.config(at + 4, 1), 0, "type {kind} is in BAR0");
+        assert_eq!(guest.config(at + 4, 1), bar, "type {kind}");
         assert_eq!(guest.config(at + 2, 1), own_len, "type {kind}");
     }
     let notify = guest.capability(9, Some(2));
@@ -288,23 +288,25 @@ fn interrupts_arrive_at_the_vectors_that_the_driver_chose() {
 fn kicks_reach_the_device_while_it_is_active() {
     let guest = Guest::new();
     guest.start();
-    // Offset in the notify page, width, and which queue hears it.
+    // A guest gets here only where no doorbell is registered. Offset, width, and which queue hears it.
     for (offset, len, heard) in [
         (0, 2, &[0][..]),
-        (4, 2, &[1]),
+        (4, 1, &[1]),
         (4, 4, &[1]),
-        (0, 8, &[0]),
         (8, 2, &[]),
-        (0xffe, 2, &[]),
+        (62, 2, &[]),
+        (63, 2, &[]),
+        (64, 2, &[]),
     ] {
         lock(&guest.device).kicked.clear();
-        guest.set((0x3000 + offset, len), 0xffff);
+        guest.ports.write(PORTS + offset, &[0xff; 4][..len]);
         guest.run();
-        assert_eq!(lock(&guest.device).kicked, heard, "{offset:#x} {len}");
+        assert_eq!(lock(&guest.device).kicked, heard, "port {offset:#x} {len}");
+        assert_eq!(read(&guest.ports, PORTS + offset, len), ones(len));
     }
     guest.set(STATUS, 0);
     lock(&guest.device).kicked.clear();
-    guest.set((0x3000, 2), 0);
+    guest.ring(0);
     guest.run();
     assert!(lock(&guest.device).kicked.is_empty(), "not active");
     guest.start();

@@ -1,6 +1,8 @@
-//! Where BAR0 is, and the three ways to it.
+//! Where the BARs are, and the ways to them.
 
 use super::*;
+use crate::bus::BusDevice;
+use crate::pci::{PciFunction, Slot};
 
 const LEN: u64 = 0x8000;
 
@@ -12,12 +14,12 @@ fn place(guest: &Guest, address: u64) {
 }
 
 #[test]
-fn the_bar_and_its_notifications_follow_the_guest() {
+fn the_bar_follows_the_guest() {
     let guest = Guest::new();
     let second = guest.add();
-    // Its BAR is placed behind ours, and enabled.
-    guest.bus.write(ECAM + 0x1_0000 + 4, &[2, 0]);
-    let others = [WINDOW + LEN + 0x3000, WINDOW + LEN + 0x3004];
+    // Its BARs are placed behind ours, and enabled.
+    guest.bus.write(ECAM + 0x1_0000 + 4, &[3, 0]);
+    let doorbells = [PORTS, PORTS + 4, PORTS + 64, PORTS + 68];
     let mut at = Some(WINDOW);
     for (address, decoded) in [
         (WINDOW, true),
@@ -44,22 +46,95 @@ fn the_bar_and_its_notifications_follow_the_guest() {
             assert_eq!(read(&guest.bus, at + 0x12, 2), 0xffff, "{address:#x} left");
         }
         at = decoded.then_some(base);
-        let mut watched = guest.notify.watched();
-        watched.retain(|address| !others.contains(address));
         if decoded {
             assert_eq!(read(&guest.bus, base + 0x12, 2), 2, "{address:#x}");
-            assert_eq!(watched, [base + 0x3000, base + 0x3004], "{address:#x}");
-        } else {
-            assert!(watched.is_empty(), "{address:#x}: {watched:#x?}");
         }
+        assert_eq!(guest.notify.watched(), doorbells, "ports stay");
     }
-    guest.write_config(0x04, &[4, 0]);
+    guest.write_config(0x04, &[5, 0]);
     assert_eq!(read(&guest.bus, WINDOW + 2 * LEN + 0x12, 2), 0xffff, "off");
     assert_eq!(
         guest.notify.watched(),
-        others,
-        "the other function is as it was"
+        doorbells,
+        "only memory was switched off"
     );
+    assert_eq!(lock(&second).resets, 0);
+}
+
+/// The machine's own ports, which a guest must not lose to a BAR, and that count writes.
+struct Counter(Arc<Mutex<u32>>);
+
+impl BusDevice for Counter {
+    fn read(&mut self, _offset: u64, data: &mut [u8]) {
+        data.fill(0x11);
+    }
+    fn write(&mut self, _offset: u64, _data: &[u8]) {
+        *lock(&self.0) += 1;
+    }
+}
+
+#[test]
+fn doorbells_follow_the_ports_and_shadow_nothing() {
+    let guest = Guest::new();
+    let written = Arc::new(Mutex::new(0));
+    for (base, len) in [(0x3f8, 8), (0x600, 3), (0x610, 12), (0xd000, 64)] {
+        let device = Arc::new(Mutex::new(Counter(written.clone())));
+        guest.ports.insert(base, len, device).expect("free");
+    }
+    let second = guest.add();
+    guest.bus.write(ECAM + 0x1_0000 + 4, &[3, 0]);
+    let others = [PORTS + 64, PORTS + 68];
+    guest.start();
+    let mut expected = 0;
+    for (address, decoded) in [
+        (PORTS, true),
+        (PORTS + 0x80, true),
+        (PORTS + 0xff, true),
+        (PORTS_END - 64, true),
+        (PORTS_END, false),
+        (0xffff_ffff, false),
+        (0, false),
+        (0x3c0, false),
+        (0x600, false),
+        (0xcc0, false),
+        (0xcf8, false),
+        (PORTS - 64, false),
+        (PORTS + 64, false),
+        (0xd000, false),
+        (0xd040, true),
+    ] {
+        guest.write_config(0x18, &u64::to_le_bytes(address)[..4]);
+        let base = address & !63;
+        let mut watched = guest.notify.watched();
+        watched.retain(|port| !others.contains(port));
+        if decoded {
+            assert_eq!(watched, [base, base + 4], "{address:#x}");
+        } else {
+            assert!(watched.is_empty(), "{address:#x}: {watched:#x?}");
+        }
+        lock(&guest.device).kicked.clear();
+        for port in [0x3f8, 0x600, 0x610, 0xd000] {
+            guest.ports.write(port, &[0]);
+            assert_eq!(read(&guest.ports, port, 1), 0x11, "{address:#x}");
+            expected += 1;
+        }
+        assert_eq!(*lock(&written), expected, "{address:#x} stole an access");
+        assert_eq!(read(&guest.ports, 0xcf8, 4) & 3, 0, "{address:#x}");
+        guest.run();
+        assert!(lock(&guest.device).kicked.is_empty(), "{address:#x}");
+        guest.ports.write(base + 4, &[1, 0]);
+        guest.run();
+        let heard: &[u32] = if decoded { &[1] } else { &[] };
+        assert_eq!(lock(&guest.device).kicked, heard, "{address:#x}");
+        *lock(&written) = expected;
+    }
+    guest.write_config(0x04, &[6, 0]);
+    assert_eq!(guest.notify.watched(), others, "ports are switched off");
+    assert_eq!(guest.get(STATUS), 15, "memory is not");
+    guest.write_config(0x04, &[7, 0]);
+    assert_eq!(guest.notify.watched().len(), 4);
+    assert!(guest.root.remove(Slot::new(1).expect("a slot")));
+    assert_eq!(guest.notify.watched(), others, "it was unplugged");
     assert_eq!(lock(&second).resets, 0);
 }
 
@@ -94,6 +169,9 @@ fn the_access_capability_reaches_bar0_and_nothing_else() {
         (0, 0x12, 0, 1, None),
         (0, 0x12, 0xffff_ffff, 4, None),
         (1, 0x12, 2, 2, None),
+        (2, 4, 2, 2, Some(0xffff)),
+        (2, 64, 2, 2, None),
+        (2, 62, 4, 4, None),
         (0xff, 0x12, 2, 2, None),
         (0, 0x8000, 4, 4, None),
         (0, 0xffff_fffc, 4, 4, None),
@@ -121,6 +199,16 @@ fn the_access_capability_reaches_bar0_and_nothing_else() {
     guest.write_config(0x04, &[0, 0]);
     guest.write_config(at + 16, &[1]);
     assert_eq!(guest.config(at + 16, 1), 1);
+    guest.write_config(0x04, &[7, 0]);
+    guest.start();
+    guest.run();
+    lock(&guest.device).kicked.clear();
+    for (offset, value) in [(4, 2), (8, 4), (12, 2)] {
+        guest.write_config(at + offset, &u32::to_le_bytes(value));
+    }
+    guest.write_config(at + 16, &[1, 0]);
+    guest.run();
+    assert_eq!(lock(&guest.device).kicked, [1], "a doorbell by its port");
 }
 
 #[test]
@@ -202,6 +290,36 @@ fn a_bus_has_31_slots_and_a_window_has_an_end() {
             "{len:#x}"
         );
     }
+}
+
+#[test]
+fn a_window_of_ports_has_an_end() {
+    let (bus, ports) = (Arc::new(Bus::new()), Arc::new(Bus::new()));
+    let memory = vec![LOW_WINDOW, WINDOW..WINDOW_END];
+    let guest = Guest::new();
+    let function = || {
+        let services = HostServices {
+            memory: guest.memory.clone(),
+            router: guest.router.clone(),
+            notify: guest.notify.clone(),
+        };
+        let device = Arc::new(Mutex::new(Fake::default()));
+        let function = VirtioPci::new(device, &guest.event_loop, services);
+        Arc::new(Mutex::new(function.expect("made")))
+    };
+    let none = PciRoot::new(bus.clone(), memory.clone());
+    assert_eq!(none.add(function()), Err(PciError::NoRoom { len: 64 }));
+    // Two places, of which the first one is not on a boundary.
+    let root = PciRoot::new(bus, memory).with_ports(ports, 0xc020..0xc0c0);
+    for expected in [0xc041, 0xc081] {
+        let function = function();
+        root.add(function.clone()).expect("room");
+        let register = lock(&function).configuration().double_word(0x18);
+        assert_eq!(register, expected);
+    }
+    assert_eq!(root.add(function()), Err(PciError::NoRoom { len: 64 }));
+    assert!(root.remove(Slot::new(1).expect("a slot")));
+    assert!(root.add(function()).is_ok(), "its ports are free again");
 }
 
 struct NoMapper;
