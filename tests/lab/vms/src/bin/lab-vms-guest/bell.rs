@@ -1,10 +1,12 @@
-//! Notifies the random number device again and again without work for it: what a doorbell costs.
-#![expect(unsafe_code, reason = "a register is memory of a device")]
+//! Notifies the random number device again and again without work for it: what a doorbell costs. It rings the one that
+//! the device's driver has, which is the first: in memory, or a port.
+#![expect(unsafe_code, reason = "a register of a device is memory, or a port")]
 
+use std::arch::asm;
 use std::fs::{self, File};
-use std::path::PathBuf;
-use std::ptr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{io, ptr};
 
 use anyhow::{Context as _, Result};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
@@ -16,10 +18,44 @@ const RNG: &str = "0x1044";
 /// Vendor capability, and the type of the one for notifications (virtio 1.2, 4.1.4).
 const CAPABILITY: u8 = 9;
 const NOTIFY: u8 = 2;
+/// Flag of a resource that says that it is ports.
+const IS_PORTS: u64 = 0x100;
 
 pub(super) fn ring() -> Result<Duration> {
     let folder = find()?;
     let (bar, offset) = doorbell(&fs::read(folder.join("config"))?)?;
+    match port(&folder, bar)? {
+        Some(first) => ring_port(u16::try_from(first + u64::from(offset))?),
+        None => ring_memory(&folder, bar, offset),
+    }
+}
+
+/// The first port of a BAR, if it is one of ports.
+fn port(folder: &Path, bar: u8) -> Result<Option<u64>> {
+    let resources = fs::read_to_string(folder.join("resource"))?;
+    let line = resources.lines().nth(bar.into()).context("a BAR")?;
+    let mut numbers = line
+        .split_whitespace()
+        .filter_map(|number| u64::from_str_radix(number.trim_start_matches("0x"), 16).ok());
+    let (first, flags) = (numbers.next(), numbers.nth(1));
+    let (first, flags) = first.zip(flags).context("a resource of the device")?;
+    Ok((flags & IS_PORTS != 0).then_some(first))
+}
+
+fn ring_port(port: u16) -> Result<Duration> {
+    // SAFETY: allows this process all ports; it writes to the one below only.
+    if unsafe { libc::iopl(3) } != 0 {
+        return Err(io::Error::last_os_error()).context("ports of the device");
+    }
+    let began = Instant::now();
+    for _ in 0..RINGS {
+        // SAFETY: a notification register, which touches no memory and does nothing but wake the device.
+        unsafe { asm!("out dx, ax", in("dx") port, in("ax") 0_u16, options(nomem, nostack)) };
+    }
+    Ok(began.elapsed() / RINGS)
+}
+
+fn ring_memory(folder: &Path, bar: u8, offset: u32) -> Result<Duration> {
     let file = File::options()
         .read(true)
         .write(true)
