@@ -17,6 +17,7 @@ use crate::plan::{Figure, OURS, Peer, Plan};
 use crate::profile;
 use crate::sink;
 use crate::snapshot::Snapshot;
+use crate::trace::Trace;
 
 /// How long a guest may take to its first line.
 const BOOT: Duration = Duration::from_secs(300);
@@ -153,11 +154,16 @@ impl Bench<'_> {
         for (who, peer) in
             std::iter::once((OURS, None)).chain(names.zip(self.plan.peers.iter().map(Some)))
         {
+            let once = || match peer {
+                None => self.boot(kernel, cmdline),
+                Some(peer) => self.boot_other(peer, kernel, cmdline),
+            };
+            if self.plan.profile {
+                let program = peer.map_or(&self.place.program, |peer| &peer.program);
+                traced(&format!("{work} by {who}"), program, || once().map(drop));
+            }
             for _ in 0..self.plan.runs {
-                let boot = match peer {
-                    None => self.boot(kernel, cmdline),
-                    Some(peer) => self.boot_other(peer, kernel, cmdline),
-                };
+                let boot = once();
                 let mut say = |work: &str, unit: &str, value: &dyn Fn(&Boot) -> f64| {
                     report(&Figure {
                         work: work.to_owned(),
@@ -380,6 +386,27 @@ impl Bench<'_> {
             network: None,
             account: self.place.account,
         }
+    }
+}
+
+/// Says on standard error what a monitor does in a boot until its guest runs. The boot is none of those that are measured.
+#[expect(
+    clippy::print_stderr,
+    reason = "a report for a person, beside the figures"
+)]
+fn traced(what: &str, program: &Path, boot: impl FnOnce() -> Result<()>) {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let lines = Trace::begin().and_then(|trace| {
+        boot()?;
+        trace.end(&name)
+    });
+    match lines {
+        Ok(lines) => {
+            for line in lines {
+                eprintln!("profile: {what}: {line}");
+            }
+        }
+        Err(error) => eprintln!("profile: {what}: not traced: {error:#}"),
     }
 }
 

@@ -20,3 +20,4 @@ mod profile;
 pub mod sink;
 pub mod snapshot;
 pub mod soak;
+mod trace;

@@ -46,8 +46,9 @@ pub(crate) struct Arguments {
     /// Only this work. May be repeated.
     #[arg(long, value_name = "WORK")]
     only: Vec<String>,
-    /// Say of each work of a device which threads did it, and what KVM counted meanwhile. Its figures are not compared:
-    /// the guest pauses around each work.
+    /// Say of each work of a device which threads did it, and what KVM counted meanwhile; its figures are not compared, for
+    /// the guest pauses around each. And say of one more boot of each kind which system calls the monitor spent it on until
+    /// the guest ran.
     #[arg(long)]
     profile: bool,
 }
