@@ -221,7 +221,7 @@ impl<F: Flow> Line<F> {
         self.pacer = Some(Pacer::new(
             parameters.shape.frame_bytes(),
             parameters.shape.bytes_per_second(),
-            parameters.period,
+            [parameters.buffer, parameters.period],
             self.begun,
             now,
         ));

@@ -13,10 +13,18 @@ const MOST_PERCENT: u64 = 125;
 /// What may be heard at once, in parts of a second: a mixer takes a few of its periods at first.
 const BURST: u64 = 5;
 
+/// And in parts of the guest's buffer. Linux sees where its stream is in the buffer, not how often it came round: when the
+/// whole buffer is given back in less than the time of half of it, the stream seems to stand still, and its program fails
+/// after two seconds. A quarter at once, the rest at the most that the host may be faster, take longer.
+const BURST_OF_BUFFER: u64 = 4;
+
+/// But so much in parts of a second, or waking would hold the stream up: a quarter of the smallest buffer of Linux.
+const LEAST_BURST: u64 = 200;
+
 /// A silent host is waited for so long, and two periods of the guest.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How soon to look again after the host was too fast.
+/// How soon, at the latest, to look again after the host was too fast: before the burst would run over.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Shortest time between two turns of the own clock.
@@ -42,14 +50,17 @@ pub(super) struct Pacer {
     clock: Clock,
     /// The host was ahead of its allowance.
     limited: bool,
+    /// When to look then.
+    look_again: Duration,
 }
 
 impl Pacer {
-    /// For samples of `frame` bytes a frame, `per_second` bytes in all. `with_host` says whether there is one at all.
+    /// For samples of `frame` bytes a frame, `per_second` bytes in all, of which the guest has `buffer` bytes.
+    /// `with_host` says whether there is a host at all.
     pub(super) fn new(
         frame: u32,
         per_second: u32,
-        period: u32,
+        [buffer, period]: [u32; 2],
         with_host: bool,
         now: Duration,
     ) -> Self {
@@ -59,6 +70,10 @@ impl Pacer {
             .checked_div(100)
             .unwrap_or(per_second);
         let burst = per_second.checked_div(BURST).unwrap_or(per_second);
+        let of_buffer = u64::from(buffer).checked_div(BURST_OF_BUFFER);
+        let least = per_second.checked_div(LEAST_BURST).unwrap_or(0);
+        let burst = burst.min(of_buffer.unwrap_or(burst)).max(least);
+        let half = time_of(burst, most).checked_div(2).unwrap_or(LOOK_AGAIN);
         Self {
             per_second,
             frame: u64::from(frame).max(1),
@@ -71,6 +86,7 @@ impl Pacer {
                 Clock::Own(now)
             },
             limited: false,
+            look_again: half.clamp(SHORTEST, LOOK_AGAIN),
         }
     }
 
@@ -140,7 +156,7 @@ impl Pacer {
     /// When to call [`Pacer::due`] again if the host says nothing; `first` bytes are wanted before anything can be done.
     pub(super) fn wait(&self, first: u64, now: Duration) -> Duration {
         match self.clock {
-            Clock::Host(_) if self.limited => LOOK_AGAIN,
+            Clock::Host(_) if self.limited => self.look_again,
             Clock::Host(moved) => {
                 let silent = now.saturating_sub(moved);
                 self.stall.saturating_sub(silent).max(SHORTEST)
@@ -178,9 +194,10 @@ mod tests {
 
     const SECOND: u32 = 192_000;
     const PERIOD: u32 = 1920;
+    const BUFFER: u32 = 20 * PERIOD;
 
     fn pacer(with_host: bool) -> Pacer {
-        Pacer::new(4, SECOND, PERIOD, with_host, Duration::ZERO)
+        Pacer::new(4, SECOND, [BUFFER, PERIOD], with_host, Duration::ZERO)
     }
 
     fn milli(count: u64) -> Duration {
@@ -206,7 +223,7 @@ mod tests {
 
     #[test]
     fn many_looks_are_worth_as_much_as_one() {
-        let mut pacer = Pacer::new(8, 352_800, 3528, false, Duration::ZERO);
+        let mut pacer = Pacer::new(8, 352_800, [28_224, 3528], false, Duration::ZERO);
         let sum: u64 = (1..=10_000)
             .map(|tick| pacer.due(1 << 30, 0, Duration::from_micros(100 * tick)))
             .sum();
@@ -236,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_host_that_is_too_fast_is_slowed_down() {
-        let mut pacer = pacer(true);
+        let mut pacer = Pacer::new(4, SECOND, [SECOND, PERIOD], true, Duration::ZERO);
         let mut sum = 0;
         for tick in 0..1000 {
             sum += pacer.due(1 << 30, 1 << 30, milli(tick));
@@ -245,6 +262,21 @@ mod tests {
         // A second of 125 percent, after a fifth of a second at once.
         assert!((277_000..=278_401).contains(&sum), "{sum}");
         assert!(!pacer.is_own());
+    }
+
+    /// Or its driver sees no movement.
+    #[test]
+    fn a_buffer_takes_more_than_half_its_time_whatever_the_host_says() {
+        for frames in [960, 1920, 7680, 38_400] {
+            let buffer = 4 * frames;
+            let half = time_of((buffer / 2).into(), SECOND.into());
+            let mut pacer = Pacer::new(4, SECOND, [buffer, buffer / 2], true, Duration::ZERO);
+            let all = u64::from(buffer);
+            let at_once = pacer.due(all, all, Duration::ZERO);
+            assert!(at_once > 0, "{frames}");
+            let later = pacer.due(all - at_once, all, half);
+            assert!(at_once + later < all, "{frames}: {at_once} and {later}");
+        }
     }
 
     #[test]

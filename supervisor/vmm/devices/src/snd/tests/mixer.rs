@@ -73,7 +73,7 @@ impl Peer {
 fn what_the_guest_plays_arrives() {
     let (speaker, mut peer) = mixer();
     let mut guest = Guest::new(false, Some(speaker));
-    assert_eq!(guest.set(0, 0x1_0000, 0x2000, [2, 19, 6]), OK);
+    assert_eq!(guest.set(0, 0x2_0000, 0x2000, [2, 19, 6]), OK);
     assert_eq!(guest.status(&[PREPARE, 0]), OK);
     assert_eq!(guest.status(&[START, 0]), OK);
     // Longer than a packet.
