@@ -5,6 +5,11 @@
 #[path = "toy/payload.rs"]
 #[expect(dead_code, reason = "the small guest has another test")]
 mod payload;
+#[path = "../../../tests/lab/vms/src/bin/lab-sound-guest/signal.rs"]
+#[expect(dead_code, reason = "the guest reads it, too")]
+mod signal;
+#[path = "stock/sound.rs"]
+mod sound;
 #[path = "toy/vm.rs"]
 #[expect(dead_code, reason = "shared with another test")]
 mod vm;
@@ -17,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use casemate_vm::{PciAddress, VcpuCount, VmClass};
 use casemate_vmm_control::{
-    Action, Assigned, AssignedGroup, CpuModel, Event, KernelFormat, Launch, StopReason,
+    Action, Assigned, AssignedGroup, CpuModel, Event, KernelFormat, Launch, Phase, Sound,
+    StopReason,
 };
 use vm::{Parts, Vm};
 
@@ -84,6 +90,7 @@ fn said(parts: &Parts, text: &str) -> String {
         if said.contains(text) {
             return said;
         }
+        assert!(!said.contains("stock: sound failed"), "{said}");
         assert!(Instant::now() < end, "no word of {text:?}:\n{said}");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -250,6 +257,36 @@ fn host_devices_work_in_a_vm_and_are_given_back() {
         }
         end(vm);
     }
+}
+
+/// By the driver of a stock kernel, whose guest says what it hears.
+#[test]
+fn a_sound_card_plays_what_it_is_given_and_records_silence_without_a_grant() {
+    let Some(folder) = stock() else { return };
+    let [near, far] = vm::pair();
+    let (parts, vm) = ELF.boot_with(&folder, |launch| {
+        launch.sound = Some(Sound {
+            speaker: Some(near.as_raw_fd()),
+            can_record: true,
+        });
+    });
+    drop(near);
+    let speaker = sound::Speaker::start(far);
+    // In the middle of the last run the VM stands still, and nothing of it is lost.
+    said(&parts, "stock: sound 1 played");
+    speaker.wait_for_run(sound::RUNS.len());
+    vm.act(&Action::Pause);
+    let phase = Phase::Paused;
+    assert!(matches!(vm.event(), Event::State { phase: is, .. } if is == phase));
+    vm.act(&Action::Resume);
+    assert!(matches!(vm.event(), Event::State { .. }));
+    said(&parts, "stock: sound recorded silence");
+    println!(
+        "the card is {}, and recorded silence without a grant",
+        value(&vm::printed(&parts), "stock: card")
+    );
+    end(vm);
+    speaker.end();
 }
 
 #[test]

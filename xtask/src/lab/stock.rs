@@ -15,13 +15,14 @@ use clap::{Args, ValueEnum};
 use crate::run::{build_lab_guest, cargo, root, standalone};
 
 /// What the guest's init needs. Its other drivers are built in.
-const MODULES: [&str; 6] = [
+const MODULES: [&str; 7] = [
     "virtio_blk",
     "nvme",
     "e1000e",
     "xhci-pci",
     "usb-storage",
     "sd_mod",
+    "virtio_snd",
 ];
 
 /// Four times what it takes on an idle machine without hardware virtualization.
@@ -68,6 +69,8 @@ enum Part {
     Processors,
     /// Disks that come and go.
     Disks,
+    /// A sound card: what is played and what may be recorded.
+    Sound,
     /// Devices of the host, as root.
     Devices,
 }
@@ -78,6 +81,7 @@ impl Part {
             Self::Kernels => "an_elf_kernel",
             Self::Processors => "the_compatible",
             Self::Disks => "disks_are",
+            Self::Sound => "a_sound_card",
             Self::Devices => {
                 let with = lab.command("root", &["sh", "-c", BIND]);
                 let with = with.env("CASEMATE_ASSIGN", DEVICES);
@@ -250,6 +254,8 @@ fn lay_out(payload: &Path) -> Result<()> {
     fs::copy(test_program()?, bin.join("stock"))?;
     let init = fs::read_to_string(root().join("supervisor/vmm/tests/stock/init.sh"))?;
     image::lay_out_kernel(&init, &MODULES, &stock)?;
+    let sound = standalone("casemate-lab-vms", "lab-sound-guest")?;
+    image::add_program(&stock.join("initrd"), "sound", &sound)?;
     // The lab's ordinary user reads it.
     for path in [payload, &stock] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;

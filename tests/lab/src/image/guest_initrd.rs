@@ -41,6 +41,26 @@ pub fn write_guest_initrd(
     Ok(archive.finish()?)
 }
 
+/// Adds a program to an initrd, as a second archive: the kernel unpacks one after the other.
+///
+/// # Errors
+/// When the program is missing or the initrd cannot be written.
+pub fn add_program(initrd: &Path, name: &str, program: &Path) -> Result<()> {
+    let program =
+        fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let mut out = File::options().append(true).open(initrd)?;
+    // Archives begin at a multiple of four.
+    let len = usize::try_from(out.metadata()?.len())?;
+    out.write_all(
+        [0; 4]
+            .get(..len.next_multiple_of(4) - len)
+            .unwrap_or_default(),
+    )?;
+    let mut archive = Archive::new(BufWriter::new(out));
+    archive.file(name, 0o755, &program)?;
+    Ok(archive.finish()?)
+}
+
 /// A cpio archive in the format that the kernel unpacks ("newc").
 struct Archive<W> {
     out: W,

@@ -19,7 +19,7 @@ use casemate_template_builder::{
 };
 use ring::digest::{SHA256, digest};
 
-pub use guest_initrd::write_guest_initrd;
+pub use guest_initrd::{add_program, write_guest_initrd};
 pub use guest_kernel::{cloud_kernel, lay_out_kernel, standard_kernel};
 use recipe::{INITRD_MODULES, MODULES, PACKAGES, SUITE};
 
