@@ -99,6 +99,13 @@ impl Net {
             return Ok(());
         }
         active.tx_blocked = false;
+        let taken = self.take_frames(active);
+        // What has no room is sent when there is some again.
+        self.wire.flush();
+        taken
+    }
+
+    fn take_frames(&mut self, active: &mut Active) -> Result<(), QueueError> {
         let Active { memory, tx, .. } = active;
         for _ in 0..TURN {
             let Some(chain) = tx.pop(memory)? else {

@@ -17,11 +17,20 @@ const LENGTH: usize = 4;
 /// Read at once: many frames of the usual size, or one of the longest.
 const INBOX: usize = 2 * (LENGTH + MAX_FRAME);
 
-/// One connection. Holds at most the rest of one frame towards the other end, and [`INBOX`] bytes from it.
+/// Gathered before they are sent, so that many small frames cost one system call and wake the other end once, in bytes.
+/// With the one frame that goes beyond it, all that a guest can make us hold for an other end that does not read.
+const OUTBOX: usize = 64 << 10;
+
+/// Frames up to this length are gathered; to copy a longer one would cost more than the call that it saves.
+const SMALL: usize = 4096;
+
+/// One connection. Holds less than [`OUTBOX`] bytes and a frame towards the other end, and [`INBOX`] bytes from it.
 pub(super) struct FrameStream {
     socket: OwnedFd,
-    /// What is left of a frame of which the socket took a part.
-    behind: Vec<u8>,
+    /// Frames that wait for [`FrameStream::flush`], the first of which may have been taken in part.
+    outbox: Vec<u8>,
+    /// Bytes of the outbox that have been sent.
+    sent: usize,
     inbox: Box<[u8]>,
     start: usize,
     end: usize,
@@ -32,7 +41,8 @@ impl FrameStream {
     pub(super) fn new(socket: OwnedFd) -> Self {
         Self {
             socket,
-            behind: Vec::new(),
+            outbox: Vec::new(),
+            sent: 0,
             inbox: vec![0; INBOX].into_boxed_slice(),
             start: 0,
             end: 0,
@@ -45,18 +55,26 @@ impl FrameStream {
     }
 
     pub(super) fn is_behind(&self) -> bool {
-        !self.behind.is_empty()
+        !self.outbox.is_empty()
     }
 
+    /// Takes a frame, which may wait for [`FrameStream::flush`].
     pub(super) fn send(&mut self, head: &[u8], memory: &GuestMemoryMmap, rest: View<'_>) -> Sent {
-        if !self.flush() {
+        let len = head.len().saturating_add(rest.len());
+        let length = u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes();
+        let is_small = len <= SMALL;
+        // Not half a frame into a full socket, nor a long one past what waits.
+        let must_flush = !is_small || self.outbox.len() >= OUTBOX;
+        if must_flush && !self.flush() {
             return Sent::Later;
         }
         if self.gone {
             return Sent::Gone;
         }
-        let len = head.len().saturating_add(rest.len());
-        let length = u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes();
+        if is_small {
+            self.keep(0, &length, head, memory, rest);
+            return Sent::Yes;
+        }
         match guest_io::send_after(&self.socket, [&length, head], memory, rest) {
             Ok(taken) => {
                 self.keep(taken, &length, head, memory, rest);
@@ -67,7 +85,7 @@ impl FrameStream {
         }
     }
 
-    /// Keeps what the socket did not take: half a frame would spoil all that follow.
+    /// Keeps what of a frame has not been taken: half a frame would spoil all that follow.
     fn keep(
         &mut self,
         taken: usize,
@@ -76,36 +94,38 @@ impl FrameStream {
         memory: &GuestMemoryMmap,
         rest: View<'_>,
     ) {
-        let own = length.len().saturating_add(head.len());
-        let whole = own.saturating_add(rest.len());
-        if taken >= whole {
-            return;
+        let mut skip = taken;
+        for part in [length, head] {
+            let left = part.get(skip..).unwrap_or_default();
+            self.outbox.extend_from_slice(left);
+            skip = skip.saturating_sub(part.len());
         }
-        let before = [length, head].concat();
-        self.behind
-            .extend_from_slice(before.get(taken..).unwrap_or_default());
-        let rest = rest.after(taken.saturating_sub(own));
-        let from = self.behind.len();
-        self.behind.resize(from.saturating_add(rest.len()), 0);
-        if let Some(place) = self.behind.get_mut(from..) {
+        let rest = rest.after(skip);
+        let from = self.outbox.len();
+        self.outbox.resize(from.saturating_add(rest.len()), 0);
+        if let Some(place) = self.outbox.get_mut(from..) {
             rest.read(memory, place);
         }
     }
 
-    /// Sends what is left; true when nothing is.
+    /// Sends what waits; true when nothing does any more.
     pub(super) fn flush(&mut self) -> bool {
-        while !self.behind.is_empty() {
+        while let Some(waiting) = self.outbox.get(self.sent..)
+            && !waiting.is_empty()
+        {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.socket, &self.behind, flags) {
-                Ok(count) => drop(self.behind.drain(..count.min(self.behind.len()))),
+            match rustix::net::send(&self.socket, waiting, flags) {
+                Ok(count) => self.sent = self.sent.saturating_add(count),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return false,
                 Err(_gone) => {
                     self.gone = true;
-                    self.behind.clear();
+                    break;
                 }
             }
         }
+        self.outbox.clear();
+        self.sent = 0;
         true
     }
 

@@ -90,7 +90,8 @@ impl Wire {
         }
     }
 
-    /// Sends `header`, then the frame: `head` of ours and `rest` of guest memory.
+    /// Sends `header`, then the frame: `head` of ours and `rest` of guest memory. A stream may keep it back until
+    /// [`Wire::flush`].
     pub(super) fn send(
         &mut self,
         header: &[u8; HEADER],
@@ -121,7 +122,7 @@ impl Wire {
         }
     }
 
-    /// Whether something of an earlier frame waits for room.
+    /// Whether something of earlier frames waits for room.
     pub(super) fn is_behind(&self) -> bool {
         match &self.0 {
             Kind::Stream(stream) => stream.is_behind(),

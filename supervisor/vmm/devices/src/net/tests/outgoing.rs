@@ -376,6 +376,53 @@ fn a_wire_without_room_holds_the_queue_and_loses_nothing() {
 }
 
 #[test]
+fn frames_of_a_stream_are_whole_and_in_order_however_they_are_gathered() {
+    let (near, far) = pair(SocketType::STREAM);
+    let guest = Guest::on(Wire::stream(near), far, 0);
+    let lengths = [60, 1514, 4096, 4097, 1514, 20_000];
+    let frames = lengths.map(|len| frame(OWN, 0x0800, len));
+    let (mut chains, mut at) = (Vec::new(), FRAME_AT);
+    for bytes in &frames {
+        let bytes = [&PLAIN, bytes.as_slice()].concat();
+        guest.write(at, &bytes);
+        let len = u32::try_from(bytes.len()).expect("small");
+        chains.push((at, len, 0, 0));
+        at += 0x6000;
+    }
+    // Nobody reads before the wire is full.
+    let (mut order, mut arrived) = (Vec::new(), Vec::new());
+    let mut was_full = false;
+    for round in 0..12_u16 {
+        let heads: Vec<u16> = (0..16).map(|n| (n + round) * 5 % 6).collect();
+        guest.machine.offer(TX, &chains, &heads);
+        guest.machine.kick(TX);
+        order.extend(heads);
+        let is_done = || guest.machine.used(TX).len() == order.len();
+        was_full |= !is_done();
+        while !is_done() || round == 11 {
+            let Some(bytes) = guest.arrived() else {
+                break;
+            };
+            arrived.extend(bytes);
+            guest.machine.rest();
+        }
+        assert!(is_done(), "round {round}");
+    }
+    assert!(was_full);
+    let mut rest = arrived.as_slice();
+    for (place, which) in order.iter().enumerate() {
+        let expected = &frames[usize::from(*which)];
+        let (length, after) = rest.split_first_chunk::<4>().expect("a length");
+        let len = usize::try_from(u32::from_be_bytes(*length)).expect("small");
+        assert_eq!(len, expected.len(), "frame {place}");
+        assert!(after[..len] == expected[..], "frame {place}");
+        rest = &after[len..];
+    }
+    assert_eq!(rest, [0_u8; 0]);
+    assert_eq!(guest.lost(), []);
+}
+
+#[test]
 fn a_pulled_cable_is_told_and_swallows_what_follows() {
     let Guest {
         machine,
