@@ -284,6 +284,12 @@ impl Activated {
         );
     }
 
+    /// The driver says that it knows of everything that the device has used (virtio 1.2, 2.7.7).
+    pub(crate) fn has_seen(&self, queue: usize) {
+        let count: u16 = self.load(rings(queue) + USED + 2);
+        self.store(rings(queue) + AVAILABLE + 4 + 2 * u64::from(QUEUE), count);
+    }
+
     /// Heads and lengths that the device has used.
     pub(crate) fn used(&self, queue: usize) -> Vec<(u32, u32)> {
         let used = rings(queue) + USED;

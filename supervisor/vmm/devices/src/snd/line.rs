@@ -12,6 +12,7 @@ use super::message::{Command, Status};
 use super::pace::Pacer;
 use super::parameters::Parameters;
 use super::pending::{Message, Parts};
+use super::round::Round;
 use super::stream::{Effect, Stream};
 use crate::event_loop::{Interest, Registrar};
 use crate::scatter::Buffers;
@@ -43,6 +44,8 @@ pub(super) struct Line<F> {
     bytes: u64,
     /// How many of these, from the first on, are dealt with; fewer than the first message has, between two turns.
     done: u64,
+    /// Keeps the guest from missing that its buffer went round.
+    round: Round,
     /// Bytes, of the last news.
     latency: u32,
     samples: Box<[u8; MAX_FRAMES]>,
@@ -86,6 +89,7 @@ impl<F: Flow> Line<F> {
             messages: VecDeque::new(),
             bytes: 0,
             done: 0,
+            round: Round::default(),
             latency: 0,
             samples: Box::new([0; MAX_FRAMES]),
         }
@@ -168,6 +172,7 @@ impl<F: Flow> Line<F> {
         self.messages.clear();
         self.bytes = 0;
         self.done = 0;
+        self.round = Round::default();
         self.flow.forget(0);
     }
 
@@ -303,6 +308,7 @@ impl<F: Flow> Line<F> {
                 Some(parameters) if parts.is_for(F::DIRECTION, parameters, memory) => {
                     let message = parts.keep(head);
                     self.bytes = self.bytes.saturating_add(message.len());
+                    self.round.queued(message.len());
                     self.messages.push_back(message);
                 }
                 _ => parts.refuse(head, queue, memory)?,
@@ -376,7 +382,13 @@ impl<F: Flow> Line<F> {
         let Some(pacer) = &mut self.pacer else {
             return Ok(());
         };
-        let wanted = self.bytes.saturating_sub(self.done);
+        let seen = queue.is_seen(memory)?;
+        let lengths = self.messages.iter().map(Message::len);
+        let frame = parameters.shape.frame_bytes();
+        let free = self
+            .round
+            .free(lengths, [parameters.buffer, frame], seen, now);
+        let wanted = free.min(self.bytes).saturating_sub(self.done);
         let followed = !pacer.is_own();
         let due = pacer.due(wanted, self.flow.available(self.done), now);
         let is_own = pacer.is_own();
@@ -397,6 +409,7 @@ impl<F: Flow> Line<F> {
             let recorded = self.flow.finish(first, memory);
             self.done = self.done.saturating_sub(len);
             self.bytes = self.bytes.saturating_sub(len);
+            self.round.returned(len, now);
             if let Some(first) = self.messages.pop_front() {
                 first.complete(recorded, Status::Ok, self.latency, queue, memory)?;
             }
@@ -439,7 +452,8 @@ impl<F: Flow> Line<F> {
     /// When something is to be done although nobody has said anything.
     pub(super) fn wait(&self, now: Duration) -> Option<Duration> {
         let (pacer, first) = (self.pacer.as_ref()?, self.messages.front()?);
-        Some(pacer.wait(first.len().saturating_sub(self.done), now))
+        let wait = pacer.wait(first.len().saturating_sub(self.done), now);
+        Some(self.round.wait().unwrap_or(wait))
     }
 
     /// What is true between any two turns.

@@ -23,6 +23,7 @@ mod mixer;
 mod pace;
 mod parameters;
 mod pending;
+mod round;
 mod state;
 mod stream;
 #[cfg(test)]

@@ -19,6 +19,11 @@ use crate::state::QueuePosition;
 /// Largest queue: bounds the work of one turn and the requests in flight, which a guest could otherwise drive to 32768.
 pub const MAX_QUEUE_SIZE: u16 = 256;
 
+/// Layout of the available ring (virtio 1.2, 2.7.6): where its entries begin, and the length of one; after them comes how far
+/// the driver has seen the used ring, when event indexes are used.
+const AVAILABLE_ENTRIES: u64 = 4;
+const AVAILABLE_ENTRY: u64 = 2;
+
 /// Layout of the used ring (virtio 1.2, 2.7.8): where its entries begin, and the length of one.
 const USED_ENTRIES: u64 = 4;
 const USED_ENTRY: u64 = 8;
@@ -213,6 +218,27 @@ impl ActiveQueue {
             self.interrupt.signal();
         }
         Ok(())
+    }
+
+    /// Whether the driver has seen every chain that was given back, as far as it says so, which is only with event indexes.
+    /// A hint: a driver may say what it likes.
+    ///
+    /// # Errors
+    /// [`QueueError`] when the available ring cannot be read.
+    pub fn is_seen(&self, memory: &Memory) -> Result<bool, QueueError> {
+        if !self.queue.state().event_idx_enabled {
+            return Ok(true);
+        }
+        let entries = u64::from(self.queue.size()).saturating_mul(AVAILABLE_ENTRY);
+        let place = (AVAILABLE_ENTRIES)
+            .saturating_add(entries)
+            .checked_add(self.queue.avail_ring())
+            .ok_or(virtio_queue::Error::AddressOverflow)?;
+        let mut seen = [0; 2];
+        memory
+            .read_slice(&mut seen, GuestAddress(place))
+            .map_err(virtio_queue::Error::GuestMemory)?;
+        Ok(u16::from_le_bytes(seen) == self.queue.next_used())
     }
 
     /// With event indexes: asks the driver to kick at its next chain; true when one came meanwhile, to be popped now.

@@ -302,6 +302,7 @@ impl Guest {
         let used = self.activated.used(queue);
         let fresh = used[self.seen[queue]..].to_vec();
         self.seen[queue] = used.len();
+        self.activated.has_seen(queue);
         fresh
     }
 
