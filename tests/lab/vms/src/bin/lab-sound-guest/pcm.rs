@@ -108,9 +108,9 @@ pub(super) struct Pcm {
 }
 
 impl Pcm {
-    /// Opens a device, prepared. It starts with the first frame that is read, or when all but two periods of its buffer
-    /// are written, or when it is drained. It does not stop when nothing is there to be played or there is no room: then somebody waits, and nothing is lost
-    /// here.
+    /// Opens a device, prepared. It starts with the first frame that is read, or when its buffer is full, or when it is
+    /// drained. It does not stop when nothing is there to be played or there is no room: then somebody waits, and nothing
+    /// is lost here.
     pub(super) fn open(path: &str, shape: Shape) -> Result<Self> {
         let playing = path.ends_with('p');
         let file = File::options().read(true).write(true).open(path)?;
@@ -154,13 +154,9 @@ impl Pcm {
             period_step: 1,
             sleep_min: 0,
             // What `poll` waits for.
-            available_min: c_ulong::from(2 * period),
+            available_min: c_ulong::from(period),
             align: 1,
-            start: if playing {
-                buffer - c_ulong::from(2 * period)
-            } else {
-                1
-            },
+            start: if playing { buffer } else { 1 },
             stop: buffer,
             silence: [0; 2],
             boundary: 0,
@@ -180,8 +176,7 @@ impl Pcm {
         Ok(Self { file, frame })
     }
 
-    /// Plays a period, as soon as two have room: one is always left free. A stream whose whole buffer is given back while
-    /// its processor stands still does not seem to have moved, and is lost.
+    /// Plays a period, as soon as there is room for one.
     pub(super) fn write(&self, samples: &mut [u8]) -> Result<()> {
         self.wait(PollFlags::OUT)?;
         self.transfer::<WRITE>(samples)
@@ -192,7 +187,7 @@ impl Pcm {
         self.transfer::<READ>(samples)
     }
 
-    /// Fills `samples`, a period, as soon as two are there: one is always left, as when playing.
+    /// Fills `samples`, a period, as soon as one is there.
     pub(super) fn read(&self, samples: &mut [u8]) -> Result<()> {
         self.wait(PollFlags::IN)?;
         self.transfer::<READ>(samples)
