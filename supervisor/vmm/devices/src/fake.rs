@@ -153,6 +153,9 @@ pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
 
+/// VIRTIO_F_EVENT_IDX.
+const EVENT_INDEXES: u64 = 1 << 29;
+
 impl Activated {
     pub(crate) fn new(device: Arc<Mutex<dyn VirtioDevice>>) -> Self {
         Self::with_features(device, 0)
@@ -169,6 +172,22 @@ impl Activated {
         device: Arc<Mutex<dyn VirtioDevice>>,
         features: u64,
     ) -> Self {
+        Self::negotiated(event_loop, device, features & !EVENT_INDEXES)
+    }
+
+    /// On a loop, with event indexes: the driver says by [`Activated::has_seen`] what it knows of.
+    pub(crate) fn with_event_indexes(
+        event_loop: EventLoop,
+        device: Arc<Mutex<dyn VirtioDevice>>,
+    ) -> Self {
+        Self::negotiated(event_loop, device, EVENT_INDEXES)
+    }
+
+    fn negotiated(
+        event_loop: EventLoop,
+        device: Arc<Mutex<dyn VirtioDevice>>,
+        features: u64,
+    ) -> Self {
         let subscriber = event_loop.add(Arc::clone(&device));
         let mut activated = Self {
             device,
@@ -177,7 +196,7 @@ impl Activated {
             event_loop,
             subscriber,
             kicks: Vec::new(),
-            features: (features | 1 << 32) & !(1 << 29),
+            features: features | 1 << 32,
         };
         activated.activate();
         activated
@@ -191,7 +210,9 @@ impl Activated {
             .collect();
         let queues = (0..).zip(&self.kicks).map(|(index, kick)| {
             let kick = kick.try_clone().expect("eventfd");
-            ActiveQueue::new(queue(index), kick, self.interrupt.clone())
+            let mut queue = queue(index);
+            queue.set_event_idx(self.features & EVENT_INDEXES != 0);
+            ActiveQueue::new(queue, kick, self.interrupt.clone())
         });
         let activation = Activation {
             memory: self.memory.clone(),

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-/// How long after the last message that was given back its driver has surely told who waits for it: the kernel does that in
-/// a thread of its own. Also how often a driver that looks at nothing is looked at.
+/// How long a driver has to tell who waits, after the last message that was given back: Linux does that in a thread of its
+/// own, of which nothing is seen here. Also how often a driver that looks at nothing is looked at.
 const MOMENT: Duration = Duration::from_millis(10);
 
 /// How much of its buffer a guest has back.

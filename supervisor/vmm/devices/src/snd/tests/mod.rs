@@ -260,7 +260,7 @@ impl Guest {
         let sound = Arc::new(Mutex::new(device));
         let event_loop = EventLoop::new().expect("epoll");
         let guest = Self {
-            activated: Activated::on(event_loop, sound.clone(), 0),
+            activated: Activated::with_event_indexes(event_loop, sound.clone()),
             sound,
             handle,
             hand,

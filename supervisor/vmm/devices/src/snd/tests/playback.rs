@@ -103,6 +103,26 @@ fn a_host_that_says_nothing_is_gone_on_without() {
     assert_eq!(guest.back(TX), []);
 }
 
+/// Its stream would seem to stand still.
+#[test]
+fn a_driver_that_does_not_look_never_has_its_whole_buffer_back() {
+    let (speaker, far) = host();
+    let mut guest = Guest::new(false, Some(speaker));
+    guest.start(0);
+    for slot in 0..4 {
+        guest.play(slot, &samples(0, PERIOD));
+    }
+    far.leave();
+    // By the own clock, of which a second is worth many buffers.
+    for _ in 0..100 {
+        guest.pass(10);
+        assert!(guest.activated.used(TX).len() < 4);
+    }
+    assert_eq!(guest.back(TX).len(), 3);
+    guest.pass(10);
+    assert_eq!(guest.back(TX).len(), 1, "now that it has looked");
+}
+
 #[test]
 fn a_host_that_was_silent_is_asked_again_and_hears_what_comes_then() {
     let (speaker, far) = host();
