@@ -17,11 +17,11 @@ const LENGTH: usize = 4;
 /// Read at once: many frames of the usual size, or one of the longest.
 const INBOX: usize = 2 * (LENGTH + MAX_FRAME);
 
-/// Gathered before they are sent, so that many small frames cost one system call and wake the other end once, in bytes.
+/// Bytes that are gathered before they are sent, so that many small frames cost one system call and wake the other end once.
 /// With the one frame that goes beyond it, all that a guest can make us hold for an other end that does not read.
 const OUTBOX: usize = 64 << 10;
 
-/// Frames up to this length are gathered; to copy a longer one would cost more than the call that it saves.
+/// Frames up to this length are gathered; a longer one is sent from where it lies, without a copy.
 const SMALL: usize = 4096;
 
 /// One connection. Holds less than [`OUTBOX`] bytes and a frame towards the other end, and [`INBOX`] bytes from it.
