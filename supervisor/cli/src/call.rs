@@ -61,7 +61,7 @@ impl Drop for Input {
     }
 }
 
-/// How often a call that nobody took is made anew.
+/// How often a call is made, when nobody takes it.
 const TRIES: u32 = 3;
 
 /// A call to which the VM has answered.
@@ -92,7 +92,7 @@ impl Call {
     /// # Errors
     /// `ConnectionReset` says that not even our hello was read, before which nothing is started; after any other error
     /// the program may have run.
-    pub(crate) fn begin(stream: OwnedFd) -> io::Result<Self> {
+    fn begin(stream: OwnedFd) -> io::Result<Self> {
         let mut stream = UnixStream::from(stream);
         stream.set_nonblocking(false)?;
         let mut hello = Vec::new();
